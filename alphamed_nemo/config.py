@@ -88,7 +88,12 @@ class LabelConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 48
+    datasets: list[str] = field(default_factory=list)  # data sets to label; empty: all in the file
+    per_dataset: int = 0  # questions of each data set to label, drawn by data.seed; 0: all
+    subset: str = "balanced"  # balanced | by_dataset (balanced in each data set) | mixture | all
     per_level: int = 0  # questions a level in the subset; 0: as many as the smallest non-empty level holds
+    up_to: int = 0  # hardest level of the subset, L1..Ln; 0: every level
+    mixture: dict[str, int] = field(default_factory=dict)  # for subset=mixture: questions of each data set
     fill: str = "error"  # error | neighbours: what to do where a level holds fewer than per_level
     questions: str = ""  # file to label; empty: data.train
 
@@ -183,6 +188,7 @@ class EvaluateConfig:
     max_new_tokens: int = 48
     responses: str = ""  # score saved responses instead of asking a model
     force_prefix: str = ""  # text put at the start of every response, for the forced-reasoning row
+    against: list[str] = field(default_factory=list)  # earlier results (eval/*.json) for a paired comparison
 
 
 @dataclass

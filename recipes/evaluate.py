@@ -1,22 +1,28 @@
 """Asks a model the held-out questions through vLLM, grades the answers, and prints accuracy with 95% intervals.
 
 python recipes/evaluate.py run.name=my_run                                        the run's converted model
+python recipes/evaluate.py run.name=my_run model.path=<base> evaluate.model=runs/my_run/checkpoints/step_20
 python recipes/evaluate.py evaluate.model=<folder> evaluate.questions=<file> evaluate.protocol=lenient
+python recipes/evaluate.py evaluate.model=<folder> 'evaluate.against=[<run>/eval/base.json]'    and a paired test
 python recipes/evaluate.py evaluate.responses=<file> evaluate.questions=<file>    saved responses, no model
 
-Results go to <run>/eval/<label>.json with every response's grade. A killed evaluation goes on where it was.
+Results go to <run>/eval/<label>.json with every response's grade, and tables of all the run's results, beside the
+published numbers, to <run>/eval/tables.md. A killed evaluation goes on where it was.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
+from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.evaluation import engine
-from alphamed_nemo.evaluation.result import EvaluationResult, markdown_table
+from alphamed_nemo.evaluation.result import EvaluationResult
+from alphamed_nemo.evaluation.tables import comparison_line, write_tables
 from alphamed_nemo.launch.checks import check_model_folder, check_questions
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
@@ -55,10 +61,29 @@ def evaluate(cfg: Config, launcher: Launcher) -> EvaluationResult:
     return result
 
 
+def as_hf_folder(cfg: Config) -> Config:
+    """The settings with a Hugging Face folder to evaluate: a checkpoint of a run is converted, once."""
+    from alphamed_nemo.export.convert import convert_to_hf, is_checkpoint  # takes seconds to import
+
+    source = Path(cfg.evaluate.model)
+    if not is_checkpoint(source):
+        return cfg
+    folder = RunFolder.of(cfg).eval / "models" / source.name
+    if not folder.exists():
+        check_model_folder(cfg.model.path, "model.path")
+        export = dataclasses.replace(cfg.export, checkpoint=str(source), out=str(folder))
+        convert_to_hf(dataclasses.replace(cfg, export=export))
+    return dataclasses.replace(cfg, evaluate=dataclasses.replace(cfg.evaluate, model=str(folder)))
+
+
 @recipe("evaluate")
 def main(cfg: Config) -> None:
+    earlier = [EvaluationResult.read(Path(path)) for path in cfg.evaluate.against]
     with Launcher(RunFolder.of(cfg).logs) as launcher:
-        log.info("\n%s", markdown_table([evaluate(cfg, launcher)]))
+        result = evaluate(cfg if cfg.evaluate.responses else as_hf_folder(cfg), launcher)
+    for other in earlier:
+        log.info("%s", comparison_line(result, other))
+    log.info("\n%s", write_tables(RunFolder.of(cfg).eval, result, earlier))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python recipes/label_difficulty.py model.path=... label.questions=train.jsonl label.samples=5 label.per_level=200
 
 L1 is the easiest: with k = 5, 5/5 correct is L1 and 0/5 is L6. Writes as it goes; run again, it goes on where it was.
+Questions that carry levels of as many samples (label.questions=runs/other/data/labelled.jsonl) are not asked again.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import logging
 from transformers import AutoTokenizer
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.difficulty import describe, histogram
+from alphamed_nemo.data.difficulty import are_labelled, describe, histogram
 from alphamed_nemo.data.io import write_questions
-from alphamed_nemo.data.subsets import balanced_subset
+from alphamed_nemo.data.question import Question
+from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_questions
 from alphamed_nemo.launch.local import Launcher
@@ -28,22 +30,28 @@ log = logging.getLogger(__name__)
 
 def label_difficulty(cfg: Config, launcher: Launcher) -> None:
     """Writes `data/labelled.jsonl` and the subset that GRPO trains on."""
-    model = check_model_folder(cfg.model.path, "model.path")
     questions = check_questions(cfg.label.questions, "label.questions")
-    check_lengths(cfg, questions, cfg.label.max_new_tokens, model)
-    client = rollout_client(cfg, launcher, cfg.model.path)
-    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+    questions = choose(questions, cfg.label.datasets, cfg.label.per_dataset, cfg.data.seed)
     folder = RunFolder.of(cfg)
-    with counter("questions", len(questions)) as progress:
-        labelled = label_questions(questions, client, tokenizer, cfg, folder.labelling, progress)
+    labelled = questions if are_labelled(questions, cfg.label.samples) else sample(cfg, questions, launcher)
     write_questions(labelled, folder.labelled)
     levels = cfg.label.samples + 1
     counts = histogram(labelled, levels)
     for level, count in counts.items():
         log.info("  L%d %5d %s", level, count, "█" * round(40 * count / max(counts.values())))
-    subset = balanced_subset(labelled, cfg.label.per_level, cfg.data.seed, cfg.label.fill, levels)
+    subset = draw_subset(labelled, cfg.label, cfg.data.seed)
     write_questions(subset, cfg.grpo.questions)
     log.info("subset of %d: %s", len(subset), describe(histogram(subset, levels)))
+
+
+def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Question]:
+    """Asks the base model, with a progress bar."""
+    model = check_model_folder(cfg.model.path, "model.path")
+    check_lengths(cfg, questions, cfg.label.max_new_tokens, model)
+    client = rollout_client(cfg, launcher, cfg.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+    with counter("questions", len(questions)) as progress:
+        return label_questions(questions, client, tokenizer, cfg, RunFolder.of(cfg).labelling, progress)
 
 
 @recipe("label_difficulty")

@@ -35,7 +35,7 @@ submit() { # SCRIPT [WORD ...]
             *) settings+=("$word") ;;
         esac
         # One name for one run folder: --dependency=singleton then keeps two jobs out of the same run.
-        if [[ $word == run.name=* ]]; then options+=("--job-name=${word#run.name=}"); fi
+        if [[ $word =~ ^(run.name|experiment/study)=(.*) ]]; then options+=("--job-name=${BASH_REMATCH[2]}"); fi
     done
     exec sbatch "${options[@]}" "$script" "${settings[@]}"
 }

@@ -27,7 +27,7 @@ main() {
             -*) OPTIONS+=("$word") ;;
             *) SETTINGS+=("$word") ;;
         esac
-        if [[ $word == run.name=* ]]; then NAME=${word#*=}; fi
+        if [[ $word =~ ^(run.name|experiment/study)=(.*) ]]; then NAME=${BASH_REMATCH[2]}; fi
     done
     if [[ " ${STAGES[*]} " != *" $first "* ]]; then die 2 "--from=$first: there are ${STAGES[*]}"; fi
     if [[ " ${SETTINGS[*]-} " != *" experiment="* ]]; then SETTINGS+=("experiment=$experiment"); fi

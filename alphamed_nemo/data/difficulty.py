@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import exp, lgamma
 
 from alphamed_nemo.data.question import Question
 
@@ -25,6 +26,21 @@ def level_of(correct: int, samples: int) -> int:
             f"level_of: {correct} correct of {samples} samples; expected 0 <= correct <= samples, samples >= 1"
         )
     return samples + 1 - correct
+
+
+def expected_effective(correct: int, samples: int, group_size: int) -> float:
+    """Probability that a group of responses to this question has unequal rewards, and so carries a gradient.
+
+    From `correct` right answers of `samples`, with a uniform prior: the chance p of a right answer is
+    Beta(1 + correct, 1 + samples − correct), and the result is 1 − E[p^group_size] − E[(1 − p)^group_size].
+    """
+    right, wrong = 1 + correct, 1 + samples - correct
+    return 1 - _moment(right, wrong, group_size) - _moment(wrong, right, group_size)
+
+
+def _moment(a: int, b: int, power: int) -> float:
+    """E[x^power] of Beta(a, b)."""
+    return exp(lgamma(a + power) + lgamma(a + b) - lgamma(a) - lgamma(a + b + power))
 
 
 def with_levels(questions: Iterable[Question], correct: Mapping[str, int], samples: int) -> list[Question]:
@@ -46,6 +62,11 @@ def with_levels(questions: Iterable[Question], correct: Mapping[str, int], sampl
         metadata = {**question.metadata, "correct": count, "samples": samples}
         labelled.append(replace(question, level=level_of(count, samples), metadata=metadata))
     return labelled
+
+
+def are_labelled(questions: Iterable[Question], samples: int) -> bool:
+    """Whether every question already has a level from as many samples."""
+    return all(q.level is not None and q.metadata.get("samples") == samples for q in questions)
 
 
 def histogram(questions: Iterable[Question], levels: int = 0) -> dict[int, int]:

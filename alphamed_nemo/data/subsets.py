@@ -9,10 +9,66 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+from alphamed_nemo.config import LabelConfig
 from alphamed_nemo.data.difficulty import describe, histogram
 from alphamed_nemo.data.question import Question
 
 FILLS = ("error", "neighbours")
+SUBSETS = ("balanced", "by_dataset", "mixture", "all")
+
+
+def draw_subset(questions: Sequence[Question], cfg: LabelConfig, seed: int) -> list[Question]:
+    """The subset that `label` describes, of questions labelled with `label.samples` samples.
+
+    `balanced`: `per_level` questions of each level up to `up_to`. `by_dataset`: the same from each data set, joined, as
+    in the diversity study. `mixture`: `mixture[name]` questions of each data set, whatever their level. `all`: all.
+
+    Raises:
+        ValueError: `subset` is unknown, or the questions do not hold what is asked for; gives the counts.
+    """
+    levels = cfg.samples + 1
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.dataset, []).append(question)
+    if cfg.subset == "all":
+        return list(questions)
+    if cfg.subset == "mixture":
+        return mixture(groups, cfg.mixture, seed)
+    if cfg.subset == "balanced":
+        groups = {"": list(questions)}
+    elif cfg.subset != "by_dataset":
+        raise ValueError(f"label.subset={cfg.subset!r} is unknown; choose one of {', '.join(SUBSETS)}")
+    drawn: list[Question] = []
+    for name, group in groups.items():
+        try:
+            if cfg.up_to:
+                drawn += cumulative_subset(group, cfg.up_to, cfg.per_level, seed, cfg.fill, levels)
+            else:
+                drawn += balanced_subset(group, cfg.per_level, seed, cfg.fill, levels)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}" if name else str(error)) from error
+    if len(groups) > 1:
+        random.Random(f"subset-{seed}").shuffle(drawn)
+    return drawn
+
+
+def choose(questions: Sequence[Question], datasets: Sequence[str], per_dataset: int, seed: int) -> list[Question]:
+    """The questions of `datasets` (empty: of all), at most `per_dataset` of each (0: all), in their order.
+
+    A smaller draw is part of a larger one with the same seed, so that a labelling can be extended.
+
+    Raises:
+        ValueError: a data set has no questions; lists those that are there.
+    """
+    found = dict.fromkeys(question.dataset for question in questions)
+    if unknown := [name for name in datasets if name not in found]:
+        raise ValueError(f"label.datasets: no questions of {', '.join(unknown)}; there are {', '.join(found)}")
+    chosen: set[str] = set()
+    for name in datasets or found:
+        ids = sorted(question.id for question in questions if question.dataset == name)
+        random.Random(f"choose-{name}-{seed}").shuffle(ids)
+        chosen.update(ids[: per_dataset or None])
+    return [question for question in questions if question.id in chosen]
 
 
 def balanced_subset(
@@ -60,11 +116,13 @@ def cumulative_subset(
 
 
 def mixture(sources: Mapping[str, Sequence[Question]], counts: Mapping[str, int], seed: int) -> list[Question]:
-    """`counts[name]` questions drawn from each source, shuffled together.
+    """`counts[name]` questions drawn from each source, shuffled together; names and numbers are `label.mixture`.
 
     Raises:
         ValueError: a source is unknown or holds too few questions, or an id occurs twice.
     """
+    if not counts:
+        raise ValueError("label.mixture is empty; name data sets and how many questions of each")
     mixed: list[Question] = []
     for name, count in counts.items():
         if name not in sources:

@@ -15,12 +15,11 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.grading import check_protocol, grade_set
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
+from alphamed_nemo.rollout.client import RolloutClient, seeds_of
 from alphamed_nemo.rollout.types import Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alphamed_nemo.rollout.client import RolloutClient
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def evaluate(
             temperature=asked.temperature,
             top_p=asked.top_p,
             max_new_tokens=asked.max_new_tokens,
-            seed=cfg.run.seed,
+            seed=seeds_of(cfg.run.seed, (question.id for question in missing)),
         )
         for index, rollouts in groups if missing else ():
             responses = [response_row(rollout, force_prefix) for rollout in rollouts]

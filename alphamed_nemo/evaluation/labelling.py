@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,10 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.engine import Progress, encode_checked, response_row
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
 from alphamed_nemo.rewards.extract import extract_answer
+from alphamed_nemo.rollout.client import RolloutClient, seeds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from alphamed_nemo.rollout.client import RolloutClient
 
 
 def label_questions(
@@ -28,6 +28,9 @@ def label_questions(
     on_progress: Progress | None = None,
 ) -> list[Question]:
     """The questions with their levels; the samples are graded by the training rule, `reward.protocol`.
+
+    `metadata["tokens"]` of each is the length of the question alone in the model's tokens: with the share of effective
+    queries, what the paper calls a data set's informativeness is judged by.
 
     Args:
         client: of a server with the base model's weights.
@@ -54,9 +57,8 @@ def label_questions(
     with Journal(Path(out_path), settings) as journal:
         missing = [question for question in questions if question.id not in journal.rows]
         prompts = encode_checked(missing, tokenizer, cfg, label.max_new_tokens)
-        groups = client.stream(
-            prompts, label.samples, label.temperature, label.top_p, label.max_new_tokens, seed=cfg.data.seed
-        )
+        seeds = seeds_of(cfg.data.seed, (question.id for question in missing))
+        groups = client.stream(prompts, label.samples, label.temperature, label.top_p, label.max_new_tokens, seeds)
         for index, rollouts in groups if missing else ():
             journal.append({"id": missing[index].id, "responses": [response_row(rollout) for rollout in rollouts]})
             if on_progress:
@@ -68,4 +70,11 @@ def label_questions(
         )
         for question in questions
     }
-    return with_levels(questions, correct, label.samples)
+    tokens = [
+        len(ids) for ids in tokenizer([question.stem for question in questions], add_special_tokens=False).input_ids
+    ]
+    labelled = with_levels(questions, correct, label.samples)
+    return [
+        replace(question, metadata=question.metadata | {"tokens": count})
+        for question, count in zip(labelled, tokens, strict=True)
+    ]

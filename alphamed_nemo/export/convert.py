@@ -130,6 +130,11 @@ def card_of(cfg: Config, step: int, evaluation: Sequence[dict[str, Any]] = ()) -
     )
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether this is a checkpoint of training rather than a Hugging Face folder."""
+    return (folder / checkpoint.STATE).is_file() and not (folder / "config.json").exists()
+
+
 def _checkpoint(cfg: Config) -> Path:
     """The checkpoint to convert, whole."""
     if cfg.export.checkpoint:

@@ -30,6 +30,8 @@ class Collected:
         groups: the groups to train on, `grpo.questions_per_step` of them.
         asked: groups sampled in all, kept or not; more than `len(groups)` only with dynamic sampling.
         asked_effective: how many of those were effective.
+        by_level: difficulty level → groups sampled and how many of those were effective; questions without a level
+            are not in it.
         rounds: sampling rounds.
         seconds: time spent in `generation` and `reward`.
         stream: state of the question order after this batch, for the checkpoint.
@@ -41,6 +43,7 @@ class Collected:
     rounds: int
     seconds: dict[str, float]
     stream: dict = field(default_factory=dict)
+    by_level: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def request_seed(seed: int, step: int, number: int) -> int:
@@ -73,6 +76,7 @@ class Collector:
         grpo = self.cfg.grpo
         kept: list[Group] = []
         asked = effective = rounds = 0
+        by_level: dict[int, tuple[int, int]] = {}
         seconds = {"generation": 0.0, "reward": 0.0}
         while len(kept) < grpo.questions_per_step:
             if rounds == (grpo.max_sampling_rounds if grpo.dynamic_sampling else 1):
@@ -84,13 +88,17 @@ class Collector:
             groups = self._round(self.stream.take(grpo.questions_per_step), step, rounds, seconds)
             rounds += 1
             asked += len(groups)
+            for group in groups:
+                if (level := group.question.level) is not None:
+                    sampled, uneven = by_level.get(level, (0, 0))
+                    by_level[level] = (sampled + 1, uneven + group.effective)
             survivors = [group for group in groups if group.effective]
             effective += len(survivors)
             kept += survivors if grpo.dynamic_sampling else groups
         surplus = kept[grpo.questions_per_step :]
         self.stream.put_back([group.question for group in surplus])
         groups = kept[: grpo.questions_per_step]
-        return Collected(groups, asked, effective, rounds, seconds, self.stream.state())
+        return Collected(groups, asked, effective, rounds, seconds, self.stream.state(), by_level)
 
     def _round(self, questions: list[Question], step: int, number: int, seconds: dict[str, float]) -> list[Group]:
         cfg = self.cfg

@@ -13,16 +13,19 @@ def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
     """Metrics of one rollout batch by their names in metrics.jsonl.
 
     `effective_query_ratio` and `frac_reward_zero_std` count every group that was sampled, also those that dynamic
-    sampling replaced; `batch_effective_ratio` counts the groups trained on. Lengths are in tokens, ratios in 0..1.
+    sampling replaced, and `effective_query_ratio/L<level>` the same for one level; `batch_effective_ratio` counts the
+    groups trained on. Lengths are in tokens, ratios in 0..1.
     """
     rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
     scores = [score for group in collected.groups for score in group.scores]
     lengths = [len(rollout.response_ids) for rollout in rollouts]
     effective = collected.asked_effective / collected.asked
+    by_level = sorted(collected.by_level.items())
     return {
         "reward/mean": fmean(score.reward for score in scores),
         "effective_query_ratio": effective,
         "frac_reward_zero_std": 1.0 - effective,
+        **{f"effective_query_ratio/L{level}": uneven / asked for level, (asked, uneven) in by_level},
         "batch_effective_ratio": fmean(group.effective for group in collected.groups),
         "response_length/mean": fmean(lengths),
         "response_length/max": float(max(lengths)),

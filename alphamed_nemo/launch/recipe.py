@@ -20,6 +20,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 USER_ERROR, FAILED = 2, 1
 NOISY = ("httpx", "nemo_logger", "matplotlib")  # loggers whose INFO lines say nothing about the run
 
+OPEN = ("hydra", "exp_manager.", "sources.", "label.mixture.")  # settings below these are the user's to name
+
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +104,8 @@ def check_overrides(arguments: list[str]) -> None:
     Raises:
         ValueError: the setting and the nearest one, or the group and its members.
     """
-    known, groups = set(known_keys()), {path.name for path in CONF.iterdir() if path.is_dir()}
+    known = set(known_keys())
+    groups = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()}
     for argument in arguments:
         if argument.startswith("-") or "=" not in argument:
             continue
@@ -110,7 +113,7 @@ def check_overrides(arguments: list[str]) -> None:
         name = name.lstrip("+~").split("@")[0]
         if name in groups:
             check_choice(name, value)
-        elif name not in known and not name.startswith(("hydra", "exp_manager.", "sources.")):
+        elif name not in known and not name.startswith(OPEN):
             raise unknown_key(name)
 
 

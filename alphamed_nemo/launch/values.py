@@ -7,7 +7,7 @@ from typing import Any
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.prompts import TEMPLATES
-from alphamed_nemo.data.subsets import FILLS
+from alphamed_nemo.data.subsets import FILLS, SUBSETS
 from alphamed_nemo.evaluation.grading import EVALUATION_PROTOCOLS
 from alphamed_nemo.grpo.advantages import ADVANTAGES
 from alphamed_nemo.grpo.loss import check_method
@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.spec": ("auto", "local", "transformer_engine"),
     "optim.schedule": ("constant", "cosine", "linear"),
     "data.prompt": tuple(TEMPLATES),
+    "label.subset": SUBSETS,
     "label.fill": FILLS,
     "rollout.transfer": TRANSFERS,
     "rollout.dtype": ("float32", "bfloat16"),
@@ -53,7 +54,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "label.temperature": (0, math.inf),
     "label.top_p": (0.001, 1),
     "label.max_new_tokens": (1, math.inf),
+    "label.per_dataset": (0, math.inf),
     "label.per_level": (0, math.inf),
+    "label.up_to": (0, math.inf),
     "rollout.port": (0, 2**16 - 1),
     "rollout.tensor": (1, math.inf),
     "rollout.max_num_seqs": (1, math.inf),

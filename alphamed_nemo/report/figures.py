@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
+from alphamed_nemo.data.difficulty import expected_effective
 from alphamed_nemo.report.run_data import Evaluation, RunData
 from alphamed_nemo.report.scale import number, percent
 from alphamed_nemo.report.svg import Series, bars, intervals, line_chart, stacked_bars
 
+BINS = (1, 2, 5, 10, 25, 50, 100, 250)  # tokens
+LEVELS_SHOWN = 8
 TIMINGS = ("generation", "reward", "old_logprobs", "training", "refit", "checkpoint")
 
 
@@ -31,7 +36,17 @@ class Figure:
 
 def training_figures(run: RunData) -> list[Figure]:
     """The curves of one run."""
-    makers = (reward, effective_queries, response_length, answers, logprob_gap, timing, entropy, gradient_norm)
+    makers = (
+        reward,
+        effective_queries,
+        effective_in_training,
+        response_length,
+        answers,
+        logprob_gap,
+        timing,
+        entropy,
+        gradient_norm,
+    )
     return [figure for figure in (make(run) for make in makers) if figure is not None]
 
 
@@ -116,6 +131,12 @@ def timing(run: RunData) -> Figure | None:
     return Figure("Time of a step", note, chart, [(layer.name, layer.colour) for layer in layers])
 
 
+def effective_in_training(run: RunData) -> Figure | None:
+    note = "The same by difficulty level of the question, of the groups sampled in the step."
+    names = [(f"effective_query_ratio/L{level}", f"L{level}") for level in range(1, LEVELS_SHOWN + 1)]
+    return lines(run, "Effective queries by level, in training", note, names, y_range=(0, 1), show=percent)
+
+
 def entropy(run: RunData) -> Figure | None:
     return lines(run, "Entropy", "Mean entropy of the policy at a response token, in nats.", [("entropy", "nats")])
 
@@ -133,6 +154,46 @@ def difficulty(run: RunData) -> Figure | None:
     return Figure("Difficulty levels", note, bars(names, list(run.levels.values()), "Difficulty levels"), [])
 
 
+def effective_by_level(run: RunData) -> Figure | None:
+    """What a level is worth to GRPO: questions at both ends give groups of equal rewards, and no gradient."""
+    size = run.config.get("grpo", {}).get("samples_per_question")
+    expected: dict[int, list[float]] = {}
+    for question in run.labelled:
+        if question.correct is not None and question.samples and size:
+            chance = expected_effective(question.correct, question.samples, size)
+            expected.setdefault(question.level, []).append(chance)
+    if not expected:
+        return None
+    levels = sorted(expected)
+    note = f"Expected share of effective queries in groups of {size}, from the base model's samples (uniform prior)."
+    chart = bars([f"L{level}" for level in levels], [fmean(expected[level]) for level in levels], note, percent)
+    return Figure("Effective queries by level", note, chart, [])
+
+
+def question_length(runs: Sequence[RunData]) -> Figure | None:
+    """Distribution of question lengths, a line for each data set; with several runs, for each run."""
+    groups: dict[str, list[int]] = {}
+    for run in runs:
+        for question in run.labelled:
+            if question.tokens is not None:
+                groups.setdefault(run.name if len(runs) > 1 else question.dataset, []).append(question.tokens)
+    if not groups:
+        return None
+    longest = max(max(lengths) for lengths in groups.values())
+    width = next(size for size in BINS if longest / size <= 24 or size == BINS[-1])
+    series = []
+    for colour, (name, lengths) in enumerate(groups.items()):
+        counts = Counter(length // width for length in lengths)
+        bins = range(max(counts) + 1)
+        share = [counts[i] / len(lengths) for i in bins]
+        series.append(Series(name, [(i + 0.5) * width for i in bins], share, 1 + colour % 8))
+    note = f"Share of questions by their own length, in bins of {width} tokens of the model."
+    chart = line_chart(series, "Question length", show=percent, x_label="tokens", smoothing=False)
+    return Figure(
+        "Question length", note, chart, [(line.name, line.colour) for line in series] if len(series) > 1 else []
+    )
+
+
 def accuracies(evaluations: Sequence[Evaluation]) -> Figure | None:
     if not evaluations:
         return None
@@ -144,6 +205,34 @@ def accuracies(evaluations: Sequence[Evaluation]) -> Figure | None:
         "Accuracy before and after",
     )
     return Figure("Accuracy", "Bars are shares of questions answered correctly; whiskers are 95% intervals.", chart, [])
+
+
+def benchmarks(runs: Sequence[RunData]) -> list[Figure]:
+    """A chart a benchmark: the base model once, then each run's trained model, in the order of the runs."""
+    names = sorted({name for run in runs for row in run.evaluations for name in row.by_dataset})
+    figures = []
+    for name in names:
+        rows = []  # label, (accuracy, interval, n), colour
+        bases = {row.by_dataset[name]: run.name for run in runs if (row := run.base) and name in row.by_dataset}
+        for part, run_name in bases.items():
+            rows.append(("base" if len(bases) == 1 else f"{run_name}, base", part, 8))
+        for i, run in enumerate(runs):
+            if (row := run.trained) and name in row.by_dataset:
+                rows.append((run.name, row.by_dataset[name], 1 + i % 7))
+        chart = intervals(
+            [label for label, _, _ in rows],
+            [part[0] for _, part, _ in rows],
+            [part[1] for _, part, _ in rows],
+            [colour for _, _, colour in rows],
+            f"Accuracy on {name}",
+        )
+        figures.append(Figure(name, f"Accuracy with 95% intervals{questions_asked(rows)}.", chart, []))
+    return figures
+
+
+def questions_asked(rows: Sequence[tuple]) -> str:
+    counts = {part[2] for _, part, _ in rows}
+    return f", n = {counts.pop():,}" if len(counts) == 1 and None not in counts else ""
 
 
 def compared(runs: Sequence[RunData]) -> list[Figure]:

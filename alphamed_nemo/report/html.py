@@ -10,7 +10,16 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from alphamed_nemo.report.figures import Figure, accuracies, compared, difficulty, training_figures
+from alphamed_nemo.report.figures import (
+    Figure,
+    accuracies,
+    benchmarks,
+    compared,
+    difficulty,
+    effective_by_level,
+    question_length,
+    training_figures,
+)
 from alphamed_nemo.report.progress import duration
 from alphamed_nemo.report.run_data import RunData, read_run
 from alphamed_nemo.report.scale import number
@@ -48,7 +57,7 @@ def build_report(run_dir: Path) -> Path:
             tiles=tiles(run),
             accuracy=accuracies(run.evaluations),
             figures=training_figures(run),
-            difficulty=difficulty(run),
+            data=[figure for figure in (difficulty(run), effective_by_level(run), question_length([run])) if figure],
             samples=paired_samples(run),
             stages=stages(run),
             settings=settings(run.config),
@@ -81,7 +90,9 @@ def build_comparison(run_dirs: list[Path], out: Path) -> Path:
             runs=runs,
             accuracy=accuracies(labelled),
             evaluations=labelled,
+            benchmarks=benchmarks(runs),
             figures=compared(runs),
+            lengths=question_length(runs),
             differing=differing_settings(runs),
         )
     )

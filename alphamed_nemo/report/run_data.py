@@ -16,6 +16,25 @@ ROLES = ("base", "forced", "other", "trained")  # their order in tables
 SECRET = re.compile(r"api_key|token$|secret|password", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A question of data/labelled.jsonl.
+
+    Attributes:
+        dataset: the set it is from.
+        level: 1 is the easiest.
+        tokens: length of the question alone, or None.
+        correct: right answers of the base model, or None.
+        samples: out of so many, or None.
+    """
+
+    dataset: str
+    level: int
+    tokens: int | None = None
+    correct: int | None = None
+    samples: int | None = None
+
+
 @dataclass
 class Evaluation:
     """One row of the before-and-after table, from eval/<label>.json.
@@ -30,6 +49,7 @@ class Evaluation:
         reasoned: share of responses that reason before they answer, or None.
         forced: the responses were made to begin with a reasoning prefix.
         model: what was asked.
+        by_dataset: the same for each data set: name → (accuracy, interval or None, n).
     """
 
     label: str
@@ -41,6 +61,7 @@ class Evaluation:
     reasoned: float | None = None
     forced: bool = False
     model: str = ""
+    by_dataset: dict[str, tuple[float, tuple[float, float] | None, int | None]] = field(default_factory=dict)
 
     @property
     def role(self) -> str:
@@ -61,7 +82,7 @@ class RunData:
         name: the folder's name.
         metrics: rows of metrics.jsonl in order of steps, one a step.
         evaluations: the base model first, then the base made to reason, then the rest by name, the trained model last.
-        levels: questions by difficulty level.
+        labelled: the questions that have a difficulty level.
         samples: step -> rows of samples/step_<n>.jsonl, the first and the last step only.
         config: nested settings, secrets left out.
         summary: summary.json.
@@ -70,7 +91,7 @@ class RunData:
     name: str
     metrics: list[dict] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
-    levels: dict[int, int] = field(default_factory=dict)
+    labelled: list[Labelled] = field(default_factory=list)
     samples: dict[int, list[dict]] = field(default_factory=dict)
     config: dict = field(default_factory=dict)
     summary: dict = field(default_factory=dict)
@@ -79,6 +100,12 @@ class RunData:
         """Steps and values of one metric, where it was recorded."""
         rows = [(row["step"], row[name]) for row in self.metrics if row.get(name) is not None]
         return [float(step) for step, _ in rows], [float(value) for _, value in rows]
+
+    @property
+    def levels(self) -> dict[int, int]:
+        """Questions by difficulty level."""
+        counts = Counter(question.level for question in self.labelled)
+        return {level: counts[level] for level in sorted(counts)}
 
     @property
     def base(self) -> Evaluation | None:
@@ -102,12 +129,12 @@ def read_run(run_dir: Path) -> RunData:
         name=folder.root.resolve().name,
         metrics=read_metrics(folder.metrics),
         evaluations=read_evaluations(folder.eval),
-        levels=read_levels(folder.labelled),
+        labelled=read_labelled(folder.labelled),
         samples=read_samples(folder.samples),
         config=without_secrets(yaml.safe_load(folder.config.read_text()) or {}) if folder.config.exists() else {},
         summary=read_json(folder.summary) if folder.summary.exists() else {},
     )
-    if not (run.metrics or run.evaluations or run.levels):
+    if not (run.metrics or run.evaluations or run.labelled):
         raise ValueError(
             f"run folder {folder.root}: found neither metrics.jsonl nor eval/*.json nor data/labelled.jsonl; "
             "there is nothing to report yet"
@@ -156,24 +183,37 @@ def parse_evaluation(record: dict, stem: str) -> Evaluation | None:
     unanswered = record.get("unanswered")
     if isinstance(unanswered, int) and n:  # a count; a float is a share already
         unanswered = unanswered / n
-    interval = record.get("interval")
     label = str(record.get("label") or stem)
     return Evaluation(
         label=label,
         accuracy=float(record["accuracy"]),
         n=n,
-        interval=(float(interval[0]), float(interval[1])) if interval else None,
+        interval=parse_interval(record),
         unanswered=unanswered,
         mean_length=record.get("mean_length"),
         reasoned=record.get("reasoned_ratio"),
         forced=bool(record.get("force_prefix")) or "force" in label.lower(),
         model=str(record.get("model", "")),
+        by_dataset={
+            name: (float(part["accuracy"]), parse_interval(part), part.get("n"))
+            for name, part in (record.get("by_dataset") or {}).items()
+        },
     )
 
 
-def read_levels(path: Path) -> dict[int, int]:
-    counts = Counter(row.get("level") for row in read_json_lines(path))
-    return {level: counts[level] for level in sorted(level for level in counts if level is not None)}
+def parse_interval(record: dict) -> tuple[float, float] | None:
+    interval = record.get("interval")
+    return (float(interval[0]), float(interval[1])) if interval else None
+
+
+def read_labelled(path: Path) -> list[Labelled]:
+    found = []
+    for row in read_json_lines(path):
+        if row.get("level") is not None:
+            metadata = row.get("metadata") or {}
+            counts = (metadata.get(name) for name in ("tokens", "correct", "samples"))
+            found.append(Labelled(str(row.get("dataset", "")), row["level"], *counts))
+    return found
 
 
 def read_samples(folder: Path) -> dict[int, list[dict]]:

@@ -36,8 +36,12 @@ def line_chart(
     log: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     x_label: str = "step",
+    smoothing: bool = True,
 ) -> str:
-    """Lines over steps. `marks` are horizontal dashed lines with a text; `label` is read to those who cannot see it."""
+    """Lines over steps, long ones smoothed.
+
+    `marks` are horizontal dashed lines with a text; `label` is read to those who cannot see the chart.
+    """
     series = [line for line in series if line.x]
     values = [value for line in series for value in line.y] + [value for value, _ in marks]
     low, high = y_range or padded_range(values, log)
@@ -47,7 +51,7 @@ def line_chart(
         parts.append(_line("mark", LEFT, y(value), WIDTH - RIGHT, y(value)))
         parts.append(_text("mark-text", WIDTH - RIGHT - 2, y(value) - 4, text, "end"))
     for line in series:
-        smoothed = len(line.x) >= SMOOTH_FROM and not log
+        smoothed = smoothing and len(line.x) >= SMOOTH_FROM and not log
         if smoothed:
             parts.append(_path(line.x, line.y, x, y, f"line raw s{line.colour}"))
         shown = smooth(line.y, max(3, len(line.y) // 12)) if smoothed else line.y
@@ -55,7 +59,7 @@ def line_chart(
         if len(line.x) == 1:
             centre = f'cx="{x(line.x[0]):.1f}" cy="{y(line.y[0]):.1f}"'
             parts.append(f'<circle class="dot s{line.colour}" {centre} r="3.5"/>')
-    parts += _hover(series, x, show)
+    parts += _hover(series, x, show, x_label)
     return _svg(parts, label)
 
 
@@ -161,7 +165,7 @@ def _path(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, css: str) 
     return f'<path class="{css}" d="{"".join(pieces)}"/>'
 
 
-def _hover(series: Sequence[Series], x: Axis, show) -> list[str]:
+def _hover(series: Sequence[Series], x: Axis, show, x_label: str) -> list[str]:
     """One invisible column a step whose tooltip gives every line's value there; at most 240 of them."""
     values: dict[float, list[str]] = {}
     for line in series:
@@ -170,7 +174,7 @@ def _hover(series: Sequence[Series], x: Axis, show) -> list[str]:
     steps = sorted(values)
     steps = steps[:: max(1, math.ceil(len(steps) / 240))]
     width = (x.end - x.start) / max(1, len(steps))
-    return [_hint(x(step) - width / 2, width, f"step {step:.0f} · " + " · ".join(values[step])) for step in steps]
+    return [_hint(x(step) - width / 2, width, f"{x_label} {step:.0f} · " + " · ".join(values[step])) for step in steps]
 
 
 def _hint(left: float, width: float, text: str) -> str:

@@ -6,8 +6,9 @@ token over the whole vocabulary, before top-p. At temperature 0 (greedy) it is l
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from math import ceil
@@ -48,7 +49,7 @@ class RolloutClient:
         temperature: float = 1.0,
         top_p: float = 1.0,
         max_new_tokens: int = 48,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
     ) -> list[list[Rollout]]:
         """`n` rollouts of each prompt, in the order of the prompts. See `stream` for the arguments and errors."""
         groups: list[list[Rollout]] = [[] for _ in prompts]
@@ -63,7 +64,7 @@ class RolloutClient:
         temperature: float = 1.0,
         top_p: float = 1.0,
         max_new_tokens: int = 48,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
     ) -> Iterator[tuple[int, list[Rollout]]]:
         """Yield (index of the prompt, its `n` rollouts) as each group is finished.
 
@@ -73,7 +74,8 @@ class RolloutClient:
             temperature: 0 is greedy.
             top_p: 1 samples from the whole distribution.
             max_new_tokens: limit of a response, its end-of-sequence token included.
-            seed: the same seed, prompts and weights give the same rollouts; None: unseeded (a little faster).
+            seed: the same seed, prompts and weights give the same rollouts; a list has one for each prompt, which then
+                do not depend on the prompts beside it; None: unseeded (a little faster).
 
         Raises:
             ValueError: an argument cannot work.
@@ -165,15 +167,22 @@ def _rollout(prompt: list[int], choice: dict, version: int) -> Rollout:
     )
 
 
-def _split(prompts: list[list[int]], n: int, seed: int | None) -> list[_Request]:
+def seeds_of(seed: int, names: Iterable[str]) -> list[int]:
+    """A seed for each name, from a range so wide that the spans of `seed + sample` of two names do not meet."""
+    return [int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 2 for name in names]
+
+
+def _split(prompts: list[list[int]], n: int, seed: int | Sequence[int] | None) -> list[_Request]:
     """Requests of SEQUENCES_A_REQUEST sequences (fewer, larger requests cost less), or of one prompt where seeded.
 
     vLLM gives every prompt of a request the same seed, and sample i of each the seed + i: prompts would share their
     noise. So a seeded prompt travels alone, with a seed drawn from a range so wide that these spans do not meet.
     """
-    if seed is not None:
+    if isinstance(seed, int):
         stream = random.Random(seed)
-        return [_Request(index, [prompt], stream.getrandbits(62)) for index, prompt in enumerate(prompts)]
+        seed = [stream.getrandbits(62) for _ in prompts]
+    if seed is not None:
+        return [_Request(i, [prompt], own) for i, (prompt, own) in enumerate(zip(prompts, seed, strict=True))]
     size = max(1, SEQUENCES_A_REQUEST // n)
     return [_Request(first, prompts[first : first + size], None) for first in range(0, len(prompts), size)]
 

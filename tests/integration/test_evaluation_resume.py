@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,10 @@ def ids(path: Path) -> list[str]:
     return [row["id"] for row in rows[1:]]
 
 
+def texts(rows: Iterable[dict]) -> dict[str, list[str]]:
+    return {row["id"]: [response["text"] for response in row["responses"]] for row in rows}
+
+
 @pytest.fixture
 def cfg(rollout_server) -> Config:
     return settings(rollout_server.url, rollout_server.api_key, str(rollout_server.path))
@@ -88,6 +92,9 @@ def test_labelling_goes_on_after_sigkill(cfg, tmp_path):
     assert all(len(row["responses"]) == 3 and all(r["length"] > 0 for r in row["responses"]) for row in rows)
     assert [question.id for question in labelled] == [question.id for question in QUESTIONS]
     assert all(question.level == 4 - question.metadata["correct"] for question in labelled)
+    unbroken = tmp_path / "unbroken.jsonl"
+    assert run("label", cfg, unbroken) == labelled
+    assert texts(rows) == texts(map(json.loads, unbroken.read_text(encoding="utf-8").splitlines()[1:]))
 
 
 def test_a_complete_labelling_asks_nothing_again(cfg, tmp_path):
@@ -112,6 +119,9 @@ def test_evaluation_goes_on_after_sigkill(cfg, tmp_path):
     assert (result.summary.n, result.samples, len(result.rows)) == (40, 2, 40)
     assert all(result.rows[id] == row for id, row in kept.items())
     assert EvaluationResult.read(out) == result
+    unbroken = run("evaluate", cfg, tmp_path / "unbroken.json")
+    assert unbroken.grades == result.grades
+    assert texts(unbroken.rows.values()) == texts(result.rows.values())
     written = out.read_bytes()
     again = run("evaluate", cfg, out, on_progress=lambda *_: pytest.fail("asked again"))
     assert (again, out.read_bytes()) == (result, written)

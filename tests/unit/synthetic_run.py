@@ -15,6 +15,7 @@ CONFIG = {
     "parallel": {"tensor": 2, "pipeline": 1, "data": 1},
     "grpo": {
         "steps": 40,
+        "samples_per_question": 8,
         "advantage": "group_std",
         "loss": "clip",
         "clip_low": 0.2,
@@ -36,7 +37,7 @@ def make_run(root: Path, steps: int = 40, seed: int = 1) -> Path:
     (root / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     write_lines(root / "metrics.jsonl", [metrics_row(step, steps, rng) for step in range(1, steps + 1)])
     levels = [level for level, count in enumerate((9, 41, 130, 310, 420, 290), start=1) for _ in range(count)]
-    write_lines(root / "data" / "labelled.jsonl", [{"id": str(i), "level": level} for i, level in enumerate(levels)])
+    write_lines(root / "data" / "labelled.jsonl", [labelled_row(i, level) for i, level in enumerate(levels)])
     for label, accuracy, length, reasoned in (
         ("base", 0.2552, 11.2, 0.08),
         ("base, forced to reason", 0.8906, 31.0, 1.0),
@@ -53,12 +54,19 @@ def make_run(root: Path, steps: int = 40, seed: int = 1) -> Path:
     return root
 
 
+def labelled_row(i: int, level: int) -> dict:
+    metadata = {"tokens": 20 + i % 90, "correct": 6 - level, "samples": 5}
+    return {"id": str(i), "dataset": f"set{i % 2}", "level": level, "metadata": metadata}
+
+
 def metrics_row(step: int, steps: int, rng: random.Random) -> dict:
     learnt = 1 - math.exp(-5 * step / steps)
     row = {
         "step": step,
         "reward/mean": 0.29 + 0.6 * learnt + rng.gauss(0, 0.02),
         "effective_query_ratio": 0.97 - 0.36 * learnt + rng.gauss(0, 0.04),
+        "effective_query_ratio/L2": 0.6 - 0.5 * learnt,
+        "effective_query_ratio/L5": 0.7 + 0.2 * learnt,
         "response_length/mean": 12 + 22 * learnt + rng.gauss(0, 0.7),
         "response_length/max": 48.0,
         "response_length/clip_ratio": 0.03 * (1 - learnt),
@@ -93,6 +101,10 @@ def write_evaluation(root: Path, label: str, accuracy: float, length: float, rea
         "unanswered": 3,
         "mean_length": length,
         "reasoned_ratio": reasoned,
+        "by_dataset": {
+            name: {"accuracy": accuracy + shift, "interval": [accuracy - 0.05, min(1.0, accuracy + 0.04)], "n": 192}
+            for name, shift in (("medqa", 0.02), ("medmcqa", -0.02))
+        },
     }
     (root / "eval" / f"{label.replace(' ', '_').replace(',', '')}.json").write_text(json.dumps(record))
 

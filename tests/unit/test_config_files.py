@@ -15,8 +15,10 @@ from alphamed_nemo.launch.recipe import CONF, check_overrides, register_schema
 from alphamed_nemo.launch.settings import to_config
 
 TOP = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
-EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in CONF.rglob("*.yaml")
-                     if path.is_relative_to(CONF / "experiment"))  # fmt: skip
+EXPERIMENTS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml")
+)
+STUDIES = sorted(path.stem for path in (CONF / "experiment" / "study").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (CONF.parent / "recipes").glob("*.py"))
 
 
@@ -39,6 +41,35 @@ def test_every_recipe_has_its_config(recipe: str) -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     assert composed("train_grpo", f"experiment={experiment}") != Config()
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_changes_the_questions_of_a_run_and_nothing_of_its_training(study: str) -> None:
+    plain, cfg = (
+        composed("train_grpo", "experiment=grpo_8b"),
+        composed("train_grpo", "experiment=grpo_8b", f"experiment/study={study}"),
+    )
+    assert cfg.run.name == study
+    assert set(cfg.sources.evaluation) == {"medqa", "medmcqa", "pubmedqa", "mmlu_pro", "gpqa", "medxpertqa"}
+    same = ("model", "parallel", "optim", "rollout", "reward", "evaluate", "plan")
+    assert [getattr(cfg, group) for group in same] == [getattr(plain, group) for group in same]
+    assert dataclasses.replace(cfg.grpo, questions="") == plain.grpo
+
+
+def test_the_studies_are_those_of_the_paper() -> None:
+    def study(name: str) -> tuple[list[str], int, int, str]:
+        cfg = composed("label_difficulty", "experiment=grpo_8b", f"experiment/study={name}")
+        return list(cfg.sources.train), cfg.label.per_level, cfg.label.up_to, cfg.label.subset
+
+    for name in ("medqa", "medmcqa", "pubmedqa"):
+        assert study(f"{name}_sub") == ([name], 200, 0, "balanced")  # 1,200 questions
+        assert study(f"{name}_2400") == ([name], 400, 0, "balanced")
+    assert study("medqa_medmcqa") == (["medqa", "medmcqa"], 200, 0, "by_dataset")
+    assert study("medqa_medmcqa_pubmedqa") == (["medqa", "medmcqa", "pubmedqa"], 200, 0, "by_dataset")
+    for n in range(1, 7):
+        assert study("medqa_l1" if n == 1 else f"medqa_l1_l{n}") == (["medqa"], 200, n, "balanced")
+    cfg = composed("train_grpo", "experiment=grpo_8b", "experiment/study=alphamed19k", "run.dir=there")
+    assert (list(cfg.sources.train), cfg.grpo.questions) == (["alphamed19k"], "there/alphamed19k/data/train.jsonl")
 
 
 def test_a_top_config_without_choices_is_the_defaults_of_the_schema() -> None:
@@ -75,7 +106,7 @@ def test_every_file_holds_known_settings_of_the_right_type(path: Path) -> None:
     "arguments",
     [
         ["grpo.steps=3"],
-        ["experiment=tiny", "model=tiny", "parallel=null"],
+        ["experiment=tiny", "model=tiny", "parallel=null", "experiment/study=medqa_sub", "+label.mixture.medqa=3"],
         ["+exp_manager.seconds_to_sleep=1", "~grpo.steps", "--cfg", "job"],
         ["hydra.verbose=true", "++optim.lr=1e-6"],
     ],
@@ -89,6 +120,7 @@ def test_good_overrides_pass(arguments: list[str]) -> None:
     [
         ("grpo.stps=3", "unknown setting 'grpo.stps'; the nearest one is 'grpo.steps'"),
         ("+grpo.temperature=1", "unknown setting 'grpo.temperature'; the nearest one is 'rollout.temperature'"),
+        ("experiment/study=medqa_l7", "experiment/study: no conf/experiment/study/medqa_l7.yaml; there are .*medqa_l1"),
         ("experiment=huge", "experiment: no conf/experiment/huge.yaml; there are .*tiny"),
     ],
 )

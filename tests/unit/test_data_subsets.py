@@ -7,11 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alphamed_nemo.config import LabelConfig
 from alphamed_nemo.data.bank import embedded_bank
-from alphamed_nemo.data.difficulty import describe, histogram, level_of, with_levels
+from alphamed_nemo.data.difficulty import (
+    are_labelled,
+    describe,
+    expected_effective,
+    histogram,
+    level_of,
+    with_levels,
+)
 from alphamed_nemo.data.io import read_questions, write_questions
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.data.subsets import balanced_subset, cumulative_subset, mixture
+from alphamed_nemo.data.subsets import balanced_subset, choose, cumulative_subset, draw_subset, mixture
 
 
 def labelled(counts):
@@ -163,3 +171,58 @@ def test_missing_file_and_unknown_suffix_are_refused(tmp_path):
         read_questions(tmp_path / "none.jsonl")
     with pytest.raises(ValueError, match="ends in .jsonl or .parquet"):
         write_questions([], tmp_path / "questions.csv")
+
+
+def two_sets(one, two):
+    return labelled(one) + [replace(q, id=f"other-{q.id}", dataset="two") for q in labelled(two)]
+
+
+def test_a_subset_by_dataset_is_balanced_in_each():
+    questions = two_sets([9] * 6, [5] * 6)
+    subset = draw_subset(questions, LabelConfig(subset="by_dataset", per_level=4), seed=1)
+    assert Counter((q.dataset, q.level) for q in subset) == {
+        (name, n): 4 for name in ("set", "two") for n in range(1, 7)
+    }
+    alone = draw_subset(questions[:54], LabelConfig(per_level=4), seed=1)
+    assert {q.id for q in subset if q.dataset == "set"} == {q.id for q in alone}  # the study before is a part of it
+    easy = draw_subset(questions, LabelConfig(subset="by_dataset", per_level=4, up_to=2), seed=1)
+    assert Counter((q.dataset, q.level) for q in easy) == {(name, n): 4 for name in ("set", "two") for n in (1, 2)}
+    with pytest.raises(ValueError, match="two: label.per_level.*L6 7 asked for, but there are L1 5"):
+        draw_subset(questions, LabelConfig(subset="by_dataset", per_level=7), seed=1)
+
+
+def test_other_subsets_are_a_mixture_or_all_of_them():
+    questions = two_sets([9] * 6, [5] * 6)
+    mixed = draw_subset(questions, LabelConfig(subset="mixture", mixture={"set": 10, "two": 3}), seed=1)
+    assert Counter(q.dataset for q in mixed) == {"set": 10, "two": 3}
+    assert draw_subset(questions, LabelConfig(subset="all"), seed=1) == questions
+    with pytest.raises(ValueError, match="label.mixture is empty"):
+        draw_subset(questions, LabelConfig(subset="mixture"), seed=1)
+    with pytest.raises(ValueError, match="label.subset='half'.*balanced, by_dataset, mixture, all"):
+        draw_subset(questions, LabelConfig(subset="half"), seed=1)
+
+
+def test_choosing_questions_to_label_keeps_their_order_and_extends():
+    questions = two_sets([30], [8])
+    assert choose(questions, [], 0, seed=1) == questions
+    few, more = choose(questions, [], 5, seed=1), choose(questions, [], 10, seed=1)
+    assert Counter(q.dataset for q in few) == {"set": 5, "two": 5}
+    assert Counter(q.dataset for q in more) == {"set": 10, "two": 8}
+    assert [q for q in more if q in few] == few and [q for q in questions if q in more] == more
+    assert {q.dataset for q in choose(questions, ["two"], 0, seed=1)} == {"two"}
+    with pytest.raises(ValueError, match="no questions of three; there are set, two"):
+        choose(questions, ["three"], 0, seed=1)
+
+
+@pytest.mark.parametrize(("correct", "samples", "group"), [(0, 5, 8), (3, 5, 8), (5, 5, 16), (1, 1, 2), (20, 40, 64)])
+def test_expected_effective_share_is_the_integral_over_the_posterior(correct, samples, group):
+    grid = [(i + 0.5) / 20_000 for i in range(20_000)]
+    weight = [p**correct * (1 - p) ** (samples - correct) for p in grid]
+    effective = sum(w * (1 - p**group - (1 - p) ** group) for w, p in zip(weight, grid, strict=True)) / sum(weight)
+    assert expected_effective(correct, samples, group) == pytest.approx(effective, abs=1e-6)
+
+
+def test_questions_count_as_labelled_by_as_many_samples_only():
+    questions = with_levels([replace(q, level=None) for q in labelled([2])], {"L1-0": 5, "L1-1": 1}, samples=5)
+    assert are_labelled(questions, 5) and not are_labelled(questions, 8)
+    assert not are_labelled([*questions, labelled([1])[0]], 5)

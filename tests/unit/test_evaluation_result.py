@@ -11,6 +11,7 @@ from alphamed_nemo.evaluation.engine import score_saved
 from alphamed_nemo.evaluation.grading import grade_set
 from alphamed_nemo.evaluation.published import BENCHMARKS, ROWS, published_table
 from alphamed_nemo.evaluation.result import EvaluationResult, markdown_table
+from alphamed_nemo.evaluation.tables import comparison_line, write_tables
 
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")
 
@@ -144,3 +145,19 @@ def test_our_rows_stand_below_the_published_ones(questions, save, tmp_path):
     assert (
         published_table([result]).splitlines()[-1] == "| ours | 50.0 | – | – | – | – | – | this run, protocol boxed |"
     )
+
+
+def test_tables_hold_every_result_the_paired_test_and_published_numbers(questions, save, tmp_path):
+    folder = tmp_path / "eval"
+    for label, letters in (("base", "CAAAAAAACC"), ("trained", "CCCCCCCCCA")):
+        rows = [{"id": f"q{i}", "response": rf"\boxed{{{x}}}"} for i, x in enumerate(letters)]
+        result = score_saved(questions, save(rows), "boxed", label, folder / f"{label}.json")
+    base = EvaluationResult.read(folder / "base.json")
+    line = "trained 90.0% against base 30.0%: 7 questions only trained has right, 1 only base (p = 0.07)"
+    assert comparison_line(result, base) == line
+    table = write_tables(folder, result, [base])
+    text = (folder / "tables.md").read_text()
+    assert table in text and line in text
+    assert "| trained | boxed | 90.0 [59.6, 98.2] (n = 10) |" in text
+    assert "| AlphaMed-7B | 71.6 | 61.5 | 73.3 | 66.8 | 53.9 | 19.2 |" in text
+    assert "| trained | 90.0 | – | – | – | – | – | this run, protocol boxed |" in text

@@ -1,9 +1,11 @@
 import json
 
+from alphamed_nemo.config import Config
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.collect import Collected
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.record import RunRecord
+from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
 from alphamed_nemo.rewards.types import Score
 from alphamed_nemo.rollout.types import Rollout
 from alphamed_nemo.run_folder import RunFolder
@@ -17,6 +19,14 @@ def collected(groups: int = 2) -> Collected:
     scores = [Score(reward=1.0, answer="B", reason="correct"), Score(reward=0.0, answer=None, reason="no_answer")]
     group = Group(question, rollouts, scores, [1.0, 0.0], [1.0, -1.0], [1.0, 1.0])
     return Collected([group] * groups, groups, groups, 1, {"generation": 2.0, "reward": 0.1})
+
+
+def test_effective_ratios_are_kept_by_level():
+    batch = collected()
+    batch.by_level = {3: (8, 6), 1: (2, 0)}
+    metrics = rollout_metrics(batch, Config())
+    assert (metrics["effective_query_ratio/L1"], metrics["effective_query_ratio/L3"]) == (0.0, 0.75)
+    assert metrics["effective_query_ratio"] == 1.0
 
 
 def record(tmp_path, **settings) -> RunRecord:

@@ -60,7 +60,7 @@ def test_the_headline_and_the_table_give_the_result(page):
 
 def test_every_chart_is_valid_svg_with_finite_coordinates(page):
     charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(charts) == 10
+    assert len(charts) == 13
     for chart in charts:
         for element in ElementTree.fromstring(chart).iter():
             assert not any("nan" in value or "inf" in value for value in element.attrib.values() if " " not in value)
@@ -145,3 +145,12 @@ def test_a_response_of_any_length_is_cut(tmp_path):
     root = make_run(tmp_path / "long", steps=2)
     write_lines(root / "samples" / "step_2.jsonl", [sample_row(1, True) | {"response": "word " * 50_000}])
     assert build_report(root).stat().st_size < 200_000
+
+
+def test_a_comparison_has_a_chart_a_benchmark_with_the_base_once(tmp_path):
+    runs = [make_run(tmp_path / name) for name in ("medqa_l1", "medqa_l1_l2", "medqa_l1_l3")]
+    html = build_comparison(runs, tmp_path / "compare.html").read_text()
+    chart = re.search(r'aria-label="Accuracy on medmcqa".*?</svg>', html, flags=re.DOTALL).group()
+    shown = re.findall(r"<title>(.*?): ([\d.]+%), 95%", chart)
+    assert shown == [("base", "23.5%"), *((name, "93.8%") for name in ("medqa_l1", "medqa_l1_l2", "medqa_l1_l3"))]
+    assert 'aria-label="Accuracy on medqa"' in html and 'aria-label="Question length"' in html
