@@ -22,6 +22,8 @@ class RunConfig:
     seed: int = 1
     resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
     component_timeout_s: float = 180.0  # longest wait for a component to come up
+    server_restarts: int = 3  # how often a rollout or reward server that died or hangs is started again in a run
+    hang_timeout_s: float = 60.0  # a server whose health goes unanswered for so long hangs
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])  # tensorboard | wandb | mlflow
 
 

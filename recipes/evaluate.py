@@ -26,7 +26,7 @@ from alphamed_nemo.evaluation.tables import comparison_line, write_tables
 from alphamed_nemo.launch.checks import check_model_folder, check_questions
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
-from alphamed_nemo.launch.servers import rollout_client
+from alphamed_nemo.launch.servers import resumed, rollout_client
 from alphamed_nemo.report.progress import counter
 from alphamed_nemo.run_folder import RunFolder
 
@@ -45,9 +45,8 @@ def evaluate(cfg: Config, launcher: Launcher) -> EvaluationResult:
         client = rollout_client(cfg, launcher, wanted.model)
         tokenizer = AutoTokenizer.from_pretrained(wanted.model)
         with counter("questions", len(questions)) as progress:
-            result = engine.evaluate(
-                questions, client, tokenizer, cfg, wanted.label, out, wanted.force_prefix, on_progress=progress
-            )
+            arguments = (questions, client, tokenizer, cfg, wanted.label, out, wanted.force_prefix, progress)
+            result = resumed(launcher, lambda: engine.evaluate(*arguments))
     summary = result.summary
     low, high = summary.interval
     log.info(

@@ -21,7 +21,7 @@ from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_questions
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
-from alphamed_nemo.launch.servers import rollout_client
+from alphamed_nemo.launch.servers import resumed, rollout_client
 from alphamed_nemo.report.progress import counter
 from alphamed_nemo.run_folder import RunFolder
 
@@ -51,7 +51,8 @@ def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Q
     client = rollout_client(cfg, launcher, cfg.model.path)
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     with counter("questions", len(questions)) as progress:
-        return label_questions(questions, client, tokenizer, cfg, RunFolder.of(cfg).labelling, progress)
+        out = RunFolder.of(cfg).labelling
+        return resumed(launcher, lambda: label_questions(questions, client, tokenizer, cfg, out, progress))
 
 
 @recipe("label_difficulty")

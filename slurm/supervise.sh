@@ -72,7 +72,7 @@ start() { # NAME: a step in the background
 start_servers() { # returns when all are ready, one cannot be had, or the job was asked to stop
     local name health seconds restarts deadline
     while IFS=$'\t' read -r name health seconds restarts <&3; do
-        RESTARTS[$name]=$restarts
+        RESTARTS[$name]=0 # one that has never been ready would fail the same way again
         if [[ $health == - ]]; then continue; fi
         SERVERS+=("$name")
         start "$name"
@@ -87,6 +87,7 @@ start_servers() { # returns when all are ready, one cannot be had, or the job wa
             fi
             pause
         done
+        RESTARTS[$name]=$restarts
     done 3<"$ATTEMPT/steps"
     say "ready: ${SERVERS[*]}"
 }

@@ -35,6 +35,7 @@ class Collected:
         rounds: sampling rounds.
         seconds: time spent in `generation` and `reward`.
         stream: state of the question order after this batch, for the checkpoint.
+        stream_before: the same before it.
     """
 
     groups: list[Group]
@@ -43,6 +44,7 @@ class Collected:
     rounds: int
     seconds: dict[str, float]
     stream: dict = field(default_factory=dict)
+    stream_before: dict = field(default_factory=dict)
     by_level: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -72,7 +74,19 @@ class Collector:
 
         Raises:
             SamplingError: the batch is not full after `grpo.max_sampling_rounds`.
+            RolloutError, RewardError: a server failed. The order of questions is then as before the call, so that the
+                same batch can be sampled again.
         """
+        before = self.stream.state()
+        try:
+            collected = self._collect(step)
+        except BaseException:
+            self.stream.restore(before)
+            raise
+        collected.stream_before = before
+        return collected
+
+    def _collect(self, step: int) -> Collected:
         grpo = self.cfg.grpo
         kept: list[Group] = []
         asked = effective = rounds = 0
@@ -98,7 +112,7 @@ class Collector:
         surplus = kept[grpo.questions_per_step :]
         self.stream.put_back([group.question for group in surplus])
         groups = kept[: grpo.questions_per_step]
-        return Collected(groups, asked, effective, rounds, seconds, self.stream.state(), by_level)
+        return Collected(groups, asked, effective, rounds, seconds, self.stream.state(), by_level=by_level)
 
     def _round(self, questions: list[Question], step: int, number: int, seconds: dict[str, float]) -> list[Group]:
         cfg = self.cfg

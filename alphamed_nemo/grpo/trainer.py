@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.grpo.collect import Collected, Collector, SamplingError
@@ -20,8 +21,11 @@ from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
 from alphamed_nemo.grpo.update import Updater
 from alphamed_nemo.policy import checkpoint
 from alphamed_nemo.policy.policy import MegatronPolicy
+from alphamed_nemo.rollout.connection import RolloutError, RolloutLost
 from alphamed_nemo.rollout.transfer import WeightTransfer
 from alphamed_nemo.run_folder import RunFolder
+
+MAX_RECOVERIES = 3  # of one batch or one refit
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +75,7 @@ class Trainer:
         while step < self.cfg.grpo.steps:
             started = time.perf_counter()
             timing: dict[str, float] = {}
-            collected = self.exchange.from_rank0(lambda now=step: self._collect(now))
+            collected = self._collect(step)
             self._check_versions(collected, step)
             timing |= collected.seconds
             metrics = rollout_metrics(collected, self.cfg) | self.updater.update(collected.groups, timing)
@@ -91,13 +95,35 @@ class Trainer:
         return True
 
     def _collect(self, step: int) -> Collected:
-        """Rank 0: this step's batch; one step off-policy, it was sampled while the last step trained."""
-        collector = self.driver.collector
-        if self.cfg.grpo.staleness == 0:
-            return collector.collect(step)
-        current = self.ahead.result() if self.ahead is not None else collector.collect(step)
-        last = step + 1 >= self.cfg.grpo.steps
-        self.ahead = None if last else self.pool.submit(collector.collect, step + 1)
+        """This step's batch, on every rank.
+
+        A rollout server that is lost meanwhile gets this step's weights when it is back, and the whole batch is
+        sampled again with the same seeds: nothing of it had been trained on.
+        """
+        for recoveries in count():
+            collected = self.exchange.from_rank0(lambda: self._sample(step))
+            if isinstance(collected, Collected):
+                return collected
+            if recoveries == MAX_RECOVERIES:
+                raise RolloutError(f"step {step}: given up after {recoveries} recoveries: {collected}")
+            log.warning("step %d: the rollout server was lost; its batch is sampled again: %s", step, collected)
+            self._refit(step, lost=True)
+
+    def _sample(self, step: int) -> Collected | str:
+        """Rank 0: this step's batch, or why the server was lost. One step off-policy, it was sampled while the last
+        step trained."""
+        collector, ahead = self.driver.collector, self.ahead
+        self.ahead = None
+        try:
+            current = ahead.result() if ahead is not None else collector.collect(step)
+        except RolloutLost as error:
+            return str(error)
+        oldest = min(rollout.weight_version for group in current.groups for rollout in group.rollouts)
+        if oldest == 0 < step - self.cfg.grpo.staleness:
+            collector.stream.restore(current.stream_before)
+            return "a new one samples from the weights that it was started with"
+        if self.cfg.grpo.staleness and step + 1 < self.cfg.grpo.steps:
+            self.ahead = self.pool.submit(collector.collect, step + 1)
         return current
 
     def _check_versions(self, collected: Collected, step: int) -> None:
@@ -109,17 +135,37 @@ class Trainer:
                 f"{step - self.cfg.grpo.staleness} to {step}; the rollout server missed a refit or was restarted"
             )
 
-    def _refit(self, version: int) -> None:
-        """Streams the weights into the rollout server under `version`. Every rank takes part."""
-        weights = self.policy.hf_weights()
-        if self.driver is None:
-            for _ in weights:
-                pass
-            return
-        if self.ahead is not None:
-            # Generation under way ends before its weights change, so that each rollout has one version.
-            self.ahead.exception()
-        self.driver.transfer.refit(weights, version)
+    def _refit(self, version: int, lost: bool = False) -> None:
+        """Streams the weights into the rollout server under `version`. Every rank takes part.
+
+        Args:
+            lost: the server was lost; what is started in its place is waited for.
+        """
+        for recoveries in count():
+            problem = self._try_refit(version, wait=lost or recoveries > 0)
+            problem = self.exchange.from_rank0(lambda found=problem: found)
+            if not problem:
+                return
+            if recoveries == MAX_RECOVERIES:
+                raise RolloutError(f"refit to version {version}: given up after {recoveries} recoveries: {problem}")
+            log.warning("refit to version %d: the rollout server was lost; once more: %s", version, problem)
+
+    def _try_refit(self, version: int, wait: bool) -> str:
+        """Returns why the server was lost; nothing where it now serves the weights."""
+        weights, problem = self.policy.hf_weights(), ""
+        if self.driver is not None:
+            if self.ahead is not None:
+                # Generation under way ends before its weights change, so that each rollout has one version.
+                self.ahead.exception()
+            try:
+                if wait:
+                    self.driver.transfer.connection.wait_ready(self.cfg.run.component_timeout_s)
+                self.driver.transfer.refit(weights, version)
+            except RolloutLost as error:
+                problem = str(error)
+        for _ in weights:  # gathering them takes every rank, to the last of them
+            pass
+        return problem
 
     def _resume(self) -> int:
         newest = self.exchange.from_rank0(lambda: checkpoint.latest(self.checkpoints) if self.cfg.run.resume else None)

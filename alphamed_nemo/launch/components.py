@@ -25,8 +25,8 @@ class Component:
         health: URL that answers 200 once it is ready; empty: ready as soon as it runs.
         ready_within_s: limit for becoming ready.
         grace_s: time between SIGTERM and SIGKILL.
-        restarts: how often it may be started again after ending by itself. Only for a component without state of its
-            own, whose clients retry: a new vLLM server, say, would serve the base weights.
+        restarts: how often it may be started again after it ended, or hung, once it had been ready.
+        silent_within_s: without an answer for so long, it hangs.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Component:
     ready_within_s: float = 180.0
     grace_s: int = 10
     restarts: int = 0
+    silent_within_s: float = 60.0
 
 
 def free_port(host: str = LOOPBACK) -> int:
@@ -51,7 +52,7 @@ def rollout_server(cfg: Config, model_path: str) -> Component:
     cfg.rollout.api_key = cfg.rollout.api_key or new_api_key()
     cfg.rollout.url = f"http://{cfg.rollout.host}:{port}"
     argv, env = vllm_command(cfg, model_path, port, cfg.rollout.api_key)
-    return Component("vllm", argv, env, f"{cfg.rollout.url}/health", cfg.run.component_timeout_s)
+    return server("vllm", argv, env, cfg.rollout.url, cfg)
 
 
 def reward_server(cfg: Config) -> Component:
@@ -63,7 +64,16 @@ def reward_server(cfg: Config) -> Component:
     argv += ["--protocol", cfg.reward.protocol, "--max-batch", str(cfg.reward.max_batch)]
     argv += ["--max-response-chars", str(cfg.reward.max_response_chars)]
     env = {"ALPHAMED_REWARD_API_KEY": cfg.reward.api_key}
-    return Component("reward", argv, env, f"{cfg.reward.url}/health", cfg.run.component_timeout_s, restarts=3)
+    return server("reward", argv, env, cfg.reward.url, cfg)
+
+
+def server(name: str, argv: list[str], env: dict[str, str], url: str, cfg: Config) -> Component:
+    """A component that answers GET /health, with the limits of `run`."""
+    limits = cfg.run.component_timeout_s, cfg.run.server_restarts, cfg.run.hang_timeout_s
+    ready_within_s, restarts, silent_within_s = limits
+    return Component(
+        name, argv, env, f"{url}/health", ready_within_s, restarts=restarts, silent_within_s=silent_within_s
+    )
 
 
 def trainer(cfg: Config) -> Component:

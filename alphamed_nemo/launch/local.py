@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +21,7 @@ from alphamed_nemo.launch.components import Component
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+HEALTH_EVERY_S = 1.0
 KILL_S = 10  # on top of a component's grace, for the wrapper to clear away what is left
 LOG_LINES = 30  # of a failed component, shown in the error
 
@@ -36,6 +38,25 @@ class Stopped(Exception):
         self.number = number
 
 
+@dataclass
+class Running:
+    """A component and the process that it is now.
+
+    Attributes:
+        component: what was started.
+        process: its wrapper.
+        ready: it has answered since it was started.
+        asked: when its health was last asked for.
+        silent_since: when it was first asked in vain, after its last answer or its start.
+    """
+
+    component: Component
+    process: subprocess.Popen
+    ready: bool
+    asked: float = field(default_factory=time.monotonic)
+    silent_since: float | None = None
+
+
 class Launcher:
     """Components of one run. Use as a context manager: leaving it, for whatever reason, stops them all.
 
@@ -45,7 +66,7 @@ class Launcher:
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
-        self.running: dict[str, tuple[Component, subprocess.Popen]] = {}
+        self.running: dict[str, Running] = {}
         self.restarted: Counter[str] = Counter()
         self.handlers: dict[int, object] = {}
 
@@ -66,7 +87,7 @@ class Launcher:
     def start(self, component: Component) -> None:
         """Starts a component in a session of its own and returns at once."""
         assert component.name not in self.running, f"{component.name} runs already"
-        self.running[component.name] = (component, self._spawn(component))
+        self.running[component.name] = self._spawn(component)
 
     def wait_ready(self, name: str) -> None:
         """Polls the component's health URL until it answers 200.
@@ -74,15 +95,8 @@ class Launcher:
         Raises:
             ComponentError: it, or another component, ended; or its time is up.
         """
-        component, _ = self.running[name]
-        deadline = time.monotonic() + component.ready_within_s
-        while component.health and not answers(component.health):
+        while not self._hear(self.running[name]):
             self.check()
-            if time.monotonic() > deadline:
-                raise ComponentError(
-                    f"{name} was not ready within {component.ready_within_s:g} s ({component.health} did not answer "
-                    f"200); run.component_timeout_s sets the limit\n{self.tail(name)}"
-                )
             time.sleep(POLL_S)
         self.check()  # what answered may be another process on that port
 
@@ -97,7 +111,7 @@ class Launcher:
             ComponentError: the component failed, or another one ended. Where one pulls `name` down in its fall, it is
                 the one that is named.
         """
-        component, process = self.running[name]
+        process = self.running[name].process
         while process.poll() is None:
             tick()
             self.check(leave_out=name)
@@ -109,39 +123,76 @@ class Launcher:
         del self.running[name]
 
     def check(self, leave_out: str = "") -> None:
-        """Starts components that have ended anew where they may be.
+        """Starts components anew that have ended, or hang, where they may be.
+
+        One that has never been ready is not started again: it would fail the same way.
 
         Raises:
-            ComponentError: a component has ended that may not be started again.
+            ComponentError: a component has ended, hangs or does not become ready, and may not be started again.
         """
-        for name, (component, process) in self.running.items():
-            if name == leave_out or (code := process.poll()) is None:
+        for name, running in self.running.items():
+            if name == leave_out or not (problem := self._problem(running)):
                 continue
-            if self.restarted[name] >= component.restarts:
-                raise ComponentError(f"{name} ended {describe(code)} while the run needed it\n{self.tail(name)}")
+            component = running.component
+            if not running.ready or self.restarted[name] >= component.restarts:
+                raise ComponentError(f"{name} {problem}\n{self.tail(name)}")
             self.restarted[name] += 1
-            log.warning("%s ended %s: restart %d of %d", name, describe(code), self.restarted[name], component.restarts)
-            self.running[name] = (component, self._spawn(component))
+            log.warning("%s %s: restart %d of %d", name, problem, self.restarted[name], component.restarts)
+            self._end(running)
+            self.running[name] = self._spawn(component)
+
+    def _problem(self, running: Running) -> str:
+        """What is wrong with it, or nothing."""
+        component, now = running.component, time.monotonic()
+        if (code := running.process.poll()) is not None:
+            return f"ended {describe(code)} while the run needed it"
+        if component.health and now - running.asked >= HEALTH_EVERY_S:
+            self._hear(running)
+        silent = now - running.silent_since if running.silent_since is not None else 0.0
+        if not running.ready and silent > component.ready_within_s:
+            return (
+                f"was not ready within {component.ready_within_s:g} s ({component.health} did not answer 200); "
+                "run.component_timeout_s sets the limit"
+            )
+        if running.ready and silent > component.silent_within_s:
+            return f"hangs: {component.health} has not answered for {silent:.0f} s (run.hang_timeout_s)"
+        return ""
+
+    @staticmethod
+    def _hear(running: Running) -> bool:
+        """Asks for its health, and notes the answer."""
+        running.asked = time.monotonic()
+        if running.component.health and not answers(running.component.health):
+            running.silent_since = running.silent_since or running.asked
+            return False
+        running.ready, running.silent_since = True, None
+        return True
 
     def stop(self, name: str = "") -> None:
         """Stops one component or, latest started first, all. Returns when nothing of them is left."""
         for each in [name] if name else list(reversed(self.running)):
-            component, process = self.running[each]
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(component.grace_s + KILL_S)
-                except subprocess.TimeoutExpired:  # the wrapper itself hangs (stopped, say): its group has to go
-                    log.warning("%s did not stop in %d s: killed", each, component.grace_s)
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+            self._end(self.running[each])
             del self.running[each]
 
-    def _spawn(self, component: Component) -> subprocess.Popen:
+    @staticmethod
+    def _end(running: Running) -> None:
+        """Returns when nothing of it is left."""
+        component, process = running.component, running.process
+        if process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(component.grace_s + KILL_S)
+        except subprocess.TimeoutExpired:  # the wrapper itself hangs (stopped, say): its group has to go
+            log.warning("%s did not stop in %d s: killed", component.name, component.grace_s)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _spawn(self, component: Component) -> Running:
         self.logs.mkdir(parents=True, exist_ok=True)
         wrapper = [sys.executable, "-IS", str(Path(__file__).with_name("child.py"))]
         with self.log_of(component.name).open("ab") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*wrapper, str(os.getpid()), str(component.grace_s), *component.argv],
                 env=os.environ | component.env,
                 stdin=subprocess.DEVNULL,
@@ -149,6 +200,7 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return Running(component, process, ready=not component.health)
 
     def log_of(self, name: str) -> Path:
         return self.logs / f"{name}.log"

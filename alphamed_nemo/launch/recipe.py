@@ -14,6 +14,8 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.launch.local import ComponentError, Stopped
 from alphamed_nemo.launch.settings import known_keys, to_config, unknown_key
 from alphamed_nemo.launch.values import check_values
+from alphamed_nemo.rewards.types import RewardError
+from alphamed_nemo.rollout.connection import RolloutError
 from alphamed_nemo.run_folder import fill_paths
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -90,7 +92,7 @@ def guarded(main: Callable[[Config], None], composed) -> None:
         main(fill_paths(cfg))
     except ValueError as error:
         fail(str(error), USER_ERROR, error)
-    except ComponentError as error:
+    except (ComponentError, RolloutError, RewardError) as error:
         fail(str(error), FAILED)
     except KeyboardInterrupt:
         fail("interrupted; everything that was started has been stopped", 130)

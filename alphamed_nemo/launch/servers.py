@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from itertools import count
+from typing import TypeVar
+
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.components import reward_server, rollout_server
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.rewards.client import RewardClient
-from alphamed_nemo.rollout.client import RolloutClient
+from alphamed_nemo.rollout.client import RolloutClient, RolloutLost
+
+MAX_LOSSES = 3
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def start_servers(cfg: Config, launcher: Launcher, model_path: str, rewards: bool = True) -> None:
@@ -38,6 +48,25 @@ def reward_client(cfg: Config, launcher: Launcher) -> RewardClient:
         launcher.start(reward_server(cfg))
     wait_ready(launcher)
     return RewardClient(cfg.reward.url, cfg.reward)
+
+
+def resumed(launcher: Launcher, work: Callable[[], T]) -> T:
+    """Does `work`, which keeps what it has finished, again when its rollout server was lost and is back.
+
+    Raises:
+        ComponentError: the server was lost and may not be started again.
+        RolloutLost: it is not this launcher's, or was lost too often.
+    """
+    for losses in count():
+        try:
+            return work()
+        except RolloutLost as error:
+            if "vllm" not in launcher.running or losses == MAX_LOSSES:
+                raise
+            log.warning("the rollout server was lost: %s", error)
+            launcher.check()
+            launcher.wait_ready("vllm")
+    raise AssertionError("unreachable")
 
 
 def wait_ready(launcher: Launcher) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.allocation import Allocation, check_allocation
 from alphamed_nemo.launch.checks import check_training
-from alphamed_nemo.launch.components import Component, reward_server
+from alphamed_nemo.launch.components import Component, reward_server, server
 from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.settings import SECRETS, write_config
 from alphamed_nemo.plan.changes import advise
@@ -77,15 +77,21 @@ class Step:
         ]
 
     def script(self) -> str:
-        """What each task runs. The command replaces the shell, so that signals reach it."""
+        """What each task runs. The command replaces the shell, so that signals reach it.
+
+        A server runs under child.py: where a site's Slurm tracks no control groups, vLLM's engine would outlive it.
+        """
         lines = ["#!/usr/bin/env bash", "set -eu"]
         lines += [f"export {name}={quoted(value)}" for name, value in self.component.env.items()]
         if self.component.name == "trainer":
             # A rank that still imports has no handler yet and would die of it; the job sends it again.
             lines.append("trap '' USR1")
+            command = shlex.join(self.component.argv)
         else:  # some sites' containers set them in every step
             lines.append(f"unset {' '.join(LAUNCHERS_VARIABLES)}")
-        lines.append(f"exec {shlex.join(self.component.argv)}")
+            wrapper = shlex.join([sys.executable, "-IS", str(Path(__file__).with_name("child.py"))])
+            command = f'{wrapper} "$PPID" {self.component.grace_s} {shlex.join(self.component.argv)}'
+        lines.append(f"exec {command}")
         return "\n".join(lines) + "\n"
 
 
@@ -137,7 +143,7 @@ def rollout(cfg: Config, allocation: Allocation) -> Component:
     cfg.rollout.host, cfg.rollout.port = allocation.rollout, allocation.port + 1
     cfg.rollout.url = f"http://{cfg.rollout.host}:{cfg.rollout.port}"
     argv, env = vllm_command(cfg, cfg.model.path, cfg.rollout.port, cfg.rollout.api_key, cuda=bool(allocation.gpus))
-    return Component("vllm", argv, with_secrets(env), f"{cfg.rollout.url}/health", cfg.run.component_timeout_s)
+    return server("vllm", argv, with_secrets(env), cfg.rollout.url, cfg)
 
 
 def trainer(cfg: Config, allocation: Allocation, per_node: int) -> Component:

@@ -35,6 +35,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 RANGES: dict[str, tuple[float, float]] = {
     "run.seed": (0, 2**32 - 1),
     "run.component_timeout_s": (1, math.inf),
+    "run.server_restarts": (0, math.inf),
+    "run.hang_timeout_s": (1, math.inf),
     "model.max_length": (2, math.inf),
     "parallel.tensor": (1, math.inf),
     "parallel.pipeline": (1, math.inf),

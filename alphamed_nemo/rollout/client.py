@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from math import ceil
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout.connection import Connection, RolloutError, weight_version
+from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
 from alphamed_nemo.rollout.server import MODEL_NAME
 from alphamed_nemo.rollout.types import Rollout
 
-__all__ = ["RolloutClient", "RolloutError"]
+__all__ = ["RolloutClient", "RolloutError", "RolloutLost"]
 
 FINISHED = {"stop": False, "length": True}  # vLLM's finish reasons → truncated
 MAX_REQUESTS = 128  # in flight at once
@@ -79,8 +79,8 @@ class RolloutClient:
 
         Raises:
             ValueError: an argument cannot work.
-            RolloutError: the server failed after the retries, answered something else than was asked, or its weights
-                changed while it sampled.
+            RolloutError: the server answered something else than was asked, or its weights changed while it sampled.
+            RolloutLost: the server failed after the retries, or another one was started in its place.
         """
         _check_arguments(prompts, n, temperature, top_p, max_new_tokens)
         sampling = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
@@ -97,7 +97,8 @@ class RolloutClient:
         finally:  # an error or a caller that stops early does not leave requests behind in the queue
             pool.shutdown(wait=True, cancel_futures=True)
         if (now := self.weight_version()) != version:
-            raise RolloutError(f"weights changed from version {version} to {now} while {len(prompts)} prompts sampled")
+            error = RolloutLost if now == 0 else RolloutError  # 0: another server, started in its place
+            raise error(f"weights changed from version {version} to {now} while {len(prompts)} prompts sampled")
 
     def prompt_logprobs(self, token_ids: list[int]) -> list[float]:
         """log-softmax(logits) of token_ids[1:], each given the tokens before it (temperature 1).

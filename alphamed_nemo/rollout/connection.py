@@ -12,10 +12,15 @@ log = logging.getLogger(__name__)
 
 BACKOFF_S = 0.5  # before the first retry; doubled for each further one
 CONNECT_TIMEOUT_S = 10.0
+POLL_TIMEOUT_S = 2.0
 
 
 class RolloutError(RuntimeError):
     """The rollout server did not do what was asked; the message says what was waited for and what came back."""
+
+
+class RolloutLost(RolloutError):
+    """The server is gone, does not answer, or came back without the weights: refit what is started in its place."""
 
 
 class Connection:
@@ -25,7 +30,7 @@ class Connection:
         url: http://host:port.
         api_key: bearer token of the server.
         timeout_s: limit of one attempt.
-        retries: further attempts after a lost connection, a timeout or a 5xx answer.
+        retries: further attempts after a lost connection or a 5xx answer.
     """
 
     def __init__(self, url: str, api_key: str, timeout_s: float, retries: int) -> None:
@@ -50,7 +55,8 @@ class Connection:
             retry: False for calls that must not be repeated blindly (weight updates).
 
         Raises:
-            RolloutError: 4xx at once; anything else after the retries.
+            RolloutError: 4xx, at once.
+            RolloutLost: no answer within the limit, at once; anything else after the retries.
         """
         attempts = self.retries + 1 if retry else 1
         problem = ""
@@ -60,9 +66,8 @@ class Connection:
                 time.sleep(BACKOFF_S * 2 ** (attempt - 1))
             try:
                 answer = (self._pool if retry else self._fresh).request(method, path, **request)
-            except httpx.TimeoutException:
-                problem = f"no answer within {self.timeout_s:g} s"
-                continue
+            except httpx.ReadTimeout:  # the limit is all the patience there is: a second one would double it
+                raise RolloutLost(f"{self._waited(waiting_for)}: no answer within {self.timeout_s:g} s") from None
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
@@ -71,10 +76,28 @@ class Connection:
             problem = f"HTTP {answer.status_code}: {_error_text(answer)}"
             if answer.is_client_error:
                 raise RolloutError(f"{self._waited(waiting_for)}: {problem}")
-        raise RolloutError(f"{self._waited(waiting_for)}: {problem} ({attempts} attempt{'s' if attempts > 1 else ''})")
+        raise RolloutLost(f"{self._waited(waiting_for)}: {problem} ({attempts} attempt{'s' if attempts > 1 else ''})")
 
     def _waited(self, waiting_for: str) -> str:
         return f"rollout server {self.url}: waited for {waiting_for}"
+
+    def wait_ready(self, within_s: float) -> None:
+        """Polls until the server is healthy, one that is started meanwhile included.
+
+        Raises:
+            RolloutLost: it is not within the time.
+        """
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                if self._pool.get("/health", timeout=POLL_TIMEOUT_S).is_success:
+                    return
+                problem = "its health is not good"
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+            if time.monotonic() > deadline:
+                raise RolloutLost(f"{self._waited('the server')} for {within_s:g} s: {problem}")
+            time.sleep(BACKOFF_S)
 
     def close(self) -> None:
         self._pool.close()

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -108,7 +109,7 @@ def test_a_server_that_dies_ends_the_run_and_takes_all_its_processes_along(launc
     launcher.wait_ready("vllm")
     pids = family_pids(server)
     launcher.start(script("trainer", "import signal; signal.pause()", grace_s=5))
-    trainer = launcher.running["trainer"][1]
+    trainer = launcher.running["trainer"].process
     end_family(server)
     with pytest.raises(ComponentError, match=r"vllm ended with status 3(?s:.*)the family ends"):
         launcher.wait("trainer")
@@ -151,7 +152,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", {port}), http.server.SimpleHTTPReq
 """
     launcher.start(script("trainer", code, health=f"http://127.0.0.1:{port}/", grace_s=LIMIT_S))
     launcher.wait_ready("trainer")
-    process = launcher.running["trainer"][1]
+    process = launcher.running["trainer"].process
     launcher.stop("trainer")
     assert saved.read_text() == "checkpoint"
     assert process.returncode == 0 and not launcher.running
@@ -164,14 +165,34 @@ def test_a_component_may_be_started_again_a_set_number_of_times(launcher: Launch
     first = family_pids(server)
     end_family(server)
     assert gone_within(first, LIMIT_S)
-    launcher.running["reward"][1].wait(LIMIT_S)
+    launcher.running["reward"].process.wait(LIMIT_S)
     launcher.check()
     launcher.wait_ready("reward")
     assert set(first).isdisjoint(family_pids(server))
     end_family(server)
-    launcher.running["reward"][1].wait(LIMIT_S)
+    launcher.running["reward"].process.wait(LIMIT_S)
     with pytest.raises(ComponentError, match="reward ended with status 3"):
         launcher.check()
+
+
+def test_a_component_that_hangs_is_found_and_started_again(launcher: Launcher) -> None:
+    server = family("reward", restarts=1, silent_within_s=4, grace_s=1)
+    launcher.start(server)
+    launcher.wait_ready("reward")
+    first = family_pids(server)
+    os.kill(first[0], signal.SIGSTOP)
+    deadline = time.monotonic() + LIMIT_S
+    while not launcher.restarted["reward"]:
+        launcher.check()
+        assert time.monotonic() < deadline
+    launcher.wait_ready("reward")
+    assert set(first).isdisjoint(family_pids(server)) and gone_within(first, 0)
+
+
+def test_one_that_was_never_ready_is_not_started_again(launcher: Launcher) -> None:
+    launcher.start(script("vllm", "raise SystemExit(4)", health=f"http://127.0.0.1:{free_port()}/", restarts=3))
+    with pytest.raises(ComponentError, match="vllm ended with status 4"):
+        launcher.wait_ready("vllm")
 
 
 @pytest.fixture
@@ -230,11 +251,11 @@ def test_a_killed_wrapper_takes_its_command_along(launcher: Launcher) -> None:
     launcher.start(component)
     launcher.wait_ready("family")
     command, child, grandchild = family_pids(component)
-    launcher.running["family"][1].kill()
+    launcher.running["family"].process.kill()
     try:
         assert gone_within([command], LIMIT_S)
         with pytest.raises(ComponentError, match="family ended by SIGKILL"):
-            launcher.running["family"][1].wait(LIMIT_S)
+            launcher.running["family"].process.wait(LIMIT_S)
             launcher.check()
     finally:
         for pid in (child, grandchild):  # the one case beyond the wrapper's reach

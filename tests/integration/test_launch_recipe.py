@@ -41,8 +41,6 @@ def test_a_good_command_line_runs_quietly_and_leaves_nothing_where_it_was_starte
         ("grpo.stps=3", "unknown setting 'grpo.stps'; the nearest one is 'grpo.steps'"),
         ("experiment=huge", "experiment: no conf/experiment/huge.yaml; there are "),
         ("grpo.steps=many", "grpo.steps: found 'many' (str), expected int"),
-        ("grpo.steps=0", "grpo.steps: found 0, expected at least 1"),
-        ("grpo.steps=[1", "no viable alternative at input '[1'"),
         ("model.path=${nosuch}", "Interpolation key 'nosuch' not found"),
     ],
 )

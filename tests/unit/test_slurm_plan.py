@@ -97,6 +97,13 @@ def test_ranks_learn_their_place_from_slurm_and_get_its_signals(cfg: Config) -> 
     assert last.startswith("exec ") and shlex.split(last)[-1] == str(Path(cfg.run.dir) / "test" / "config.yaml")
 
 
+def test_servers_run_where_nothing_outlives_them(cfg: Config) -> None:
+    for step in slurm.plan_training(cfg, allocation(3))[:2]:
+        words = shlex.split(step.script().splitlines()[-1])
+        assert words[2:6] == ["-IS", str(Path(slurm.__file__).with_name("child.py")), "$PPID", "10"]
+        assert words[6:] == step.component.argv
+
+
 def test_no_secret_is_written(cfg: Config) -> None:
     folder = Path(cfg.run.dir) / "test" / "logs" / "17-0"
     steps = slurm.plan_training(cfg, allocation(3))
