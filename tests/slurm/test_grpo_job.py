@@ -1,0 +1,137 @@
+"""The sbatch scripts on a real cluster: four ranks over two nodes, vLLM and the reward server on the first."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import ROOT, Job, Lab
+
+START_S = 240.0  # for servers and ranks to come up and take their first steps, on a busy machine
+
+
+def settings(questions: Path, name: str, steps: int) -> list[str]:
+    """Steps of half a second, so that the tests are about jobs."""
+    words = [f"run.name={name}", f"data.train={questions}/train.jsonl", f"data.heldout={questions}/heldout.jsonl"]
+    words += ["label.samples=2", "label.per_level=8", "label.max_new_tokens=16", "evaluate.max_new_tokens=16"]
+    words += [f"grpo.steps={steps}", "grpo.questions_per_step=8", "grpo.samples_per_question=2"]
+    words += ["rollout.max_new_tokens=8", "rollout.memory_gb=0.1", "grpo.tokens_per_microbatch=2048"]
+    return [*words, "grpo.save_every=1000", "run.loggers=[]"]
+
+
+def submit(lab: Lab, questions: Path, name: str, *words: str, steps: int = 10_000, **variables: str) -> Job:
+    own = [*settings(questions, name, steps), f"grpo.questions={questions}/train.jsonl", *words]
+    return lab.submit("slurm/grpo_tiny.sh", *own, **variables)
+
+
+def metrics(lab: Lab, name: str) -> list[dict]:
+    path = lab.folder / "runs" / name / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def wait_for_steps(job: Job, lab: Lab, name: str, steps: int) -> None:
+    job.until(lambda: len(metrics(lab, name)) >= steps, START_S, f"{steps} training steps")
+
+
+def nothing_runs(job: Job) -> None:
+    job.until(lambda: not job.processes(), 15, "the end of its processes", after_end=True)
+
+
+def test_the_whole_chain_with_a_preemption_ends_in_an_evaluated_model_and_its_report(lab: Lab, questions: Path) -> None:
+    run = lab.folder / "runs" / "chain"
+    lab.command("slurm/pipeline.sh", "tiny", f"--output={lab.folder}/%j.out", *settings(questions, "chain", 30))
+    rows = lab.command("squeue", "--noheader", "--format=%j %A").splitlines()
+    jobs = {name: Job(lab, number) for name, number in map(str.split, rows)}
+    assert set(jobs) == {"chain", *(f"chain-{stage}" for stage in ("label", "convert", "evaluate", "report"))} | {
+        "chain-evaluate_base"
+    }
+    assert jobs["chain-label"].wait(START_S) == "COMPLETED"
+
+    grpo = jobs["chain"]
+    wait_for_steps(grpo, lab, "chain", 2)
+    ranks = {process.env["RANK"]: process.node for process in grpo.step("trainer") if "RANK" in process.env}
+    assert ranks == {"0": "n1", "1": "n1", "2": "n2", "3": "n2"}
+    assert {process.node for process in grpo.step("vllm")} == {"n1"}
+    lab.command("scancel", "--batch", "--signal=USR1", grpo.id)  # what --signal=B:USR1@120 delivers
+    grpo.wait(60, "PENDING")
+    (saved,) = (int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*"))
+    assert 2 <= saved < 30 and not (run / "DONE").exists()
+    nothing_runs(grpo)
+
+    grpo.restart()
+    assert grpo.wait(START_S) == "COMPLETED"
+    assert grpo.field("Restarts") == "1"
+    assert [row["step"] for row in metrics(lab, "chain")] == list(range(1, 31))
+    log = (run / "logs" / f"{grpo.id}-1" / "trainer-0.log").read_text()
+    assert f"resumed from {run}/checkpoints/step_{saved} " in log
+
+    for stage in ("evaluate_base", "convert", "evaluate", "report"):
+        assert jobs[f"chain-{stage}"].wait(START_S) == "COMPLETED", jobs[f"chain-{stage}"].output[-3000:]
+    evaluated = {path.stem: json.loads(path.read_text()) for path in (run / "eval").glob("*.json")}
+    assert {name: row["n"] for name, row in evaluated.items()} == {"base": 20, "hf": 20}
+    assert "Accuracy went from" in (run / "report" / "index.html").read_text()
+    for job in jobs.values():
+        nothing_runs(job)
+
+    again = submit(lab, questions, "chain", steps=30)
+    assert again.wait(60) == "COMPLETED"
+    assert "is complete" in again.output and not (run / "logs" / f"{again.id}-0").exists()
+
+
+def test_in_the_container_a_server_is_replaced_a_lost_rank_ends_the_attempt_and_scancel_everything(
+    lab: Lab, questions: Path, container_plugin: Path | None
+) -> None:
+    if container_plugin is None:
+        pytest.skip("the stand-in for Pyxis needs gcc and Slurm's headers")
+    parts = {ROOT, lab.folder, questions, Path(sys.prefix), Path(sys.base_prefix)}
+    mounts = [f"/{name}:/{name}" for name in ("usr", "etc", "var")]
+    mounts += [f"{path}:{path}" for path in sorted(parts) if not path.is_relative_to("/usr")]
+    image = {"ALPHAMED_IMAGE": "registry#alphamed-nemo:test", "ALPHAMED_MOUNTS": ",".join(mounts)}
+    job = submit(lab, questions, "container", "grpo.save_every=5", **image)
+    wait_for_steps(job, lab, "container", 1)
+    ranks = [process for process in job.step("trainer") if "RANK" in process.env]
+    assert {process.env["CONTAINER_STUB_IMAGE"] for process in ranks} == {f"alphamed-{job.id}-0"}
+
+    engine = [process.pid for process in job.step("vllm") if process.program.startswith("python")]
+    os.kill(max(engine), signal.SIGKILL)
+    job.until(lambda: "vllm ended with status" in job.output, START_S, "the end of the server")
+    wait_for_steps(job, lab, "container", max(5, len(metrics(lab, "container")) + 2))
+    assert "started again" in job.output
+    assert [row["step"] for row in metrics(lab, "container")] == list(range(1, len(metrics(lab, "container")) + 1))
+
+    os.kill(next(process.pid for process in job.step("trainer") if process.env.get("RANK") == "3"), signal.SIGKILL)
+    job.wait(60, "PENDING")
+    assert "error: the trainer ended with status" in job.output and "requeued, to go on from checkpoint" in job.output
+    nothing_runs(job)
+
+    before = len(metrics(lab, "container"))
+    job.restart()
+    job.until(lambda: len(job.processes()) > 4, START_S, "its processes on both nodes")
+    wait_for_steps(job, lab, "container", before + 1)
+    assert {process.node for process in job.processes()} == {"n1", "n2"}
+    lab.command("scancel", job.id)
+    assert job.wait(30) == "CANCELLED"
+    nothing_runs(job)
+
+
+def test_settings_that_cannot_work_end_the_job_in_seconds_with_one_line(lab: Lab, questions: Path) -> None:
+    job = submit(lab, questions, "wrong", "parallel.tensor=3")
+    assert job.wait(60) == "FAILED"
+    assert job.field("ExitCode") == "2:0"
+    assert "error: parallel" in job.output and "Traceback" not in job.output
+    assert not (lab.folder / "runs" / "wrong").exists()
+
+
+def test_the_dry_run_shows_nodes_layout_memory_and_commands_and_submits_nothing(lab: Lab) -> None:
+    shown = lab.command("slurm/grpo_tiny.sh", "--dry-run")
+    assert "2, no GPUs: training on node1 node2, rollouts on node1" in shown
+    assert "tensor 2 × pipeline 2 × data 1 = 4 ranks, 2 a node" in shown
+    assert "-m alphamed_nemo.grpo.worker" in shown and "-m vllm.entrypoints.openai.api_server" in shown
+    assert "--nodes=2 --nodelist=node1,node2 --ntasks=4 --ntasks-per-node=2" in shown
+    assert lab.command("squeue", "--noheader") == ""
