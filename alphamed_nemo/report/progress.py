@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
@@ -41,6 +42,16 @@ class Stages:
         self.console.print(f"[dim]      {duration(self.seconds[name])}[/dim]")
 
 
+class StepBar(Progress):
+    """A bar with the numbers of the last step on a line of their own, so that neither is cut on a narrow terminal."""
+
+    text = "waiting for the first step"
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Padding(self.text, (0, 0, 0, 5))
+
+
 class GrpoProgress:
     """Progress of GRPO steps, fed with one metrics row a step.
 
@@ -52,21 +63,20 @@ class GrpoProgress:
         self.steps = steps
         self.console = console or Console(highlight=False)
         self.shown = 0
-        self.bar: Progress | None = None
+        self.bar: StepBar | None = None
 
     def __enter__(self) -> GrpoProgress:
         if self.console.is_terminal:
-            self.bar = Progress(
+            self.bar = StepBar(
                 TextColumn("GRPO"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
                 TimeElapsedColumn(),
                 TextColumn("[dim]left[/dim]"),
                 TimeRemainingColumn(),
                 console=self.console,
             )
-            self.task = self.bar.add_task("grpo", total=self.steps, text="waiting for the first step")
+            self.task = self.bar.add_task("grpo", total=self.steps)
             self.bar.start()
         return self
 
@@ -81,7 +91,8 @@ class GrpoProgress:
             return
         self.shown = step
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, text=step_text(metrics))
+            self.bar.text = step_text(metrics)
+            self.bar.update(self.task, completed=step)
         else:
             self.console.print(
                 f"step {step:>{len(str(self.steps))}}/{self.steps}  {step_text(metrics)}", soft_wrap=True

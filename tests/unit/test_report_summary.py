@@ -68,8 +68,8 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def make_console(terminal):
-    return Console(file=io.StringIO(), force_terminal=terminal, width=160, highlight=False)
+def make_console(terminal, width=160):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width, highlight=False)
 
 
 ROW = {"step": 3, "reward/mean": 0.5, "effective_query_ratio": 0.75, "response_length/mean": 31.6, "timing/step": 2.5}
@@ -85,11 +85,13 @@ def test_without_a_terminal_each_step_is_one_plain_line():
     assert lines[2] == "step  3/40  reward 0.50  effective 75%  length 32  2.5 s"
 
 
-def test_on_a_terminal_there_is_a_bar():
-    console = make_console(terminal=True)
-    with GrpoProgress(40, console) as progress:
-        progress.update(ROW)
-    assert "3/40" in console.file.getvalue() and "reward 0.50" in console.file.getvalue()
+@pytest.mark.parametrize("width", [60, 160])
+def test_on_a_terminal_there_is_a_bar_and_nothing_of_it_is_cut(width):
+    console = make_console(terminal=True, width=width)
+    with GrpoProgress(400, console) as progress:
+        progress.update(ROW | {"token_mult_prob_error": 1.00001, "timing/training": 0.9})
+    shown = console.file.getvalue()
+    assert "3/400" in shown and "reward 0.50" in shown and "training 0.9" in shown and "…" not in shown
 
 
 def test_a_step_shows_where_its_time_went():
