@@ -35,6 +35,12 @@ class ModelConfig:
     dtype: str = "float32"  # float32 | bfloat16
     max_length: int = 2048  # tokens, prompt and response together
     spec: str = "auto"  # auto | local | transformer_engine; auto takes Transformer Engine where CUDA is there
+    recompute: str = (
+        "none"  # none | selective (the MLP) | full (whole layers): activations rebuilt in the backward pass
+    )
+    fp8: str = ""  # empty | hybrid (E4M3 forward, E5M2 backward) | e4m3: Transformer Engine's linear layers; GPU only
+    fp8_recipe: str = "delayed"  # delayed | current | blockwise: how FP8 tensors are scaled
+    fusions: list[str] = field(default_factory=list)  # of FUSIONS in policy/model.py; GPU only
 
 
 @dataclass
@@ -47,6 +53,8 @@ class ParallelConfig:
     context: int = 1
     virtual_pipeline: int | None = None  # model chunks a stage, Megatron's interleaved schedule
     sequence: bool = False  # sequence parallelism inside the tensor group
+    overlap_grad_reduce: bool | None = None  # with the last micro-batch's backward pass; null: on GPUs
+    overlap_param_gather: bool = False  # of updated weights, with the next forward pass; GPU only
 
     @property
     def world_size(self) -> int:
@@ -66,6 +74,7 @@ class OptimConfig:
     beta2: float = 0.95
     eps: float = 1e-8
     clip_grad: float = 1.0  # norm over all parameters; 0 turns clipping off
+    offload: bool = False  # optimizer state and step on the host (Megatron's optimizer_cpu_offload); GPU only
 
 
 @dataclass
@@ -110,6 +119,7 @@ class RolloutConfig:
     api_key: str = ""  # empty: a random one for each run
     transfer: str = "auto"  # shm (CPU hosts) | nccl | ipc
     dtype: str = "float32"
+    quantization: str = ""  # empty | fp8: vLLM's online quantization of weights and activations; GPU only
     tensor: int = 1  # the server's own tensor parallelism
     max_num_seqs: int = 256
     memory_gb: float = 1.0  # KV cache on CPU hosts
@@ -172,7 +182,7 @@ class GrpoConfig:
     curriculum: str = "none"  # none | easy_first
     staleness: int = 0  # steps that a rollout may be older than the weights it trains
     save_every: int = 10
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = 3  # the newest so many, and the one with the highest reward since the one before it
     samples_kept: int = 64  # responses written to samples/step_<n>.jsonl
 
 
@@ -197,7 +207,7 @@ class EvaluateConfig:
 class ExportConfig:
     """The release folder."""
 
-    checkpoint: str = ""  # empty: the newest of the run
+    checkpoint: str = ""  # empty: the newest of the run; best: the one with the highest reward; or a folder
     out: str = ""  # empty: <run>/hf
     dtype: str = ""  # empty: as trained; bfloat16 | float32
     max_logit_difference: float = 1e-4  # float32; see export/verify.py for bfloat16

@@ -137,12 +137,13 @@ def is_checkpoint(folder: Path) -> bool:
 
 def _checkpoint(cfg: Config) -> Path:
     """The checkpoint to convert, whole."""
-    if cfg.export.checkpoint:
-        folder = Path(cfg.export.checkpoint)
+    checkpoints = RunFolder.of(cfg).checkpoints
+    chosen = checkpoint.best(checkpoints) if cfg.export.checkpoint == "best" else cfg.export.checkpoint
+    if chosen:
+        folder = Path(chosen)
         if problems := manifest.damage(folder):
             raise checkpoint.CheckpointError(f"{folder}: {'; '.join(problems)}")
         return folder
-    checkpoints = RunFolder.of(cfg).checkpoints
     newest = checkpoint.latest(checkpoints)
     if newest is None:
         raise ValueError(f"export.checkpoint: empty, and {checkpoints} holds none; train first, or name a checkpoint")

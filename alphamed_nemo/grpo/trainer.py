@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
+from statistics import fmean
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.grpo.collect import Collected, Collector, SamplingError
@@ -65,6 +66,8 @@ class Trainer:
         self.stop_requested = stop_requested
         self.updater = Updater(cfg, policy)
         self.checkpoints = RunFolder.of(cfg).checkpoints
+        self.rewards: list[float] = []  # of the steps since the last checkpoint
+        self.damaged = 0  # checkpoints that were passed over when resuming
         self.ahead: Future[Collected] | None = None
         self.pool = ThreadPoolExecutor(max_workers=1) if driver is not None else None
 
@@ -78,9 +81,14 @@ class Trainer:
             collected = self._collect(step)
             self._check_versions(collected, step)
             timing |= collected.seconds
+            if self.driver is not None:
+                self.driver.transfer.make_room()
             metrics = rollout_metrics(collected, self.cfg) | self.updater.update(collected.groups, timing)
             # Before anything of this update is kept: neither served nor saved when the gate closes.
             check_gates(metrics, self.cfg.grpo, step)
+            self.rewards.append(metrics["reward/mean"])
+            if self.damaged:
+                metrics["damaged_checkpoints"], self.damaged = float(self.damaged), 0
             step += 1
             timing["refit"] = self._timed(lambda now=step: self._refit(now))
             stop = self.exchange.any(self.stop_requested())
@@ -177,12 +185,15 @@ class Trainer:
         if self.driver is not None:
             self.driver.collector.stream.restore(state["stream"])
             self.driver.record.rewind(state["step"])
+            self.damaged = checkpoint.passed_over(self.checkpoints, newest)
         log.info("resumed from %s at step %d", newest, state["step"])
         return state["step"]
 
     def _save(self, step: int, collected: Collected) -> None:
         stream = self.exchange.from_rank0(lambda: collected.stream)
-        checkpoint.save(self.policy, self.checkpoints / f"step_{step}", {"step": step, "stream": stream})
+        state = {"step": step, "stream": stream, "reward": fmean(self.rewards)}
+        checkpoint.save(self.policy, self.checkpoints / f"step_{step}", state)
+        self.rewards.clear()
         if self.driver is not None:
             checkpoint.prune(self.checkpoints, self.cfg.grpo.keep_checkpoints)
 

@@ -16,6 +16,7 @@ from alphamed_nemo.launch.values import check_training_values
 from alphamed_nemo.rollout.server import resolve_transfer
 
 FAMILIES = ("llama", "qwen2", "qwen3")
+FP8_MULTIPLE = 16  # tokens: cuBLAS wants both sides of an FP8 product divisible by it
 INDEX = "model.safetensors.index.json"
 REQUIRED = ("num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
 
@@ -144,11 +145,40 @@ def check_devices(cfg: Config) -> None:
 
     cuda = torch.cuda.is_available()
     resolve_transfer(cfg.rollout.transfer, cuda)
-    if cfg.model.spec == "transformer_engine":
-        if not cuda:
-            raise ValueError("model.spec: transformer_engine needs a CUDA device and there is none; use auto or local")
-        if importlib.util.find_spec("transformer_engine") is None:
-            raise ValueError("model.spec: transformer_engine is not installed; install the gpu extra or use local")
+    if cfg.rollout.transfer == "ipc" and cfg.grpo.staleness:
+        raise ValueError(
+            "grpo.staleness: sampling while the trainer works needs GPUs of its own, and rollout.transfer=ipc shares "
+            "the trainer's; use nccl, or grpo.staleness=0"
+        )
+    wanted = gpu_options(cfg)
+    if wanted and not cuda:
+        key, value, without = wanted[0]
+        raise ValueError(f"{key}: {value} needs a CUDA device and there is none; set {without}")
+    if cfg.model.fp8 and cfg.model.spec == "local":
+        raise ValueError("model.fp8: needs Transformer Engine's layers; set model.spec=transformer_engine")
+    if cfg.model.fp8 and cfg.grpo.tokens_per_microbatch % FP8_MULTIPLE:
+        raise ValueError(
+            f"grpo.tokens_per_microbatch: found {cfg.grpo.tokens_per_microbatch}, expected a multiple of "
+            f"{FP8_MULTIPLE} with model.fp8"
+        )
+    needs_te = cfg.model.spec == "transformer_engine" or cfg.model.fp8
+    if needs_te and importlib.util.find_spec("transformer_engine") is None:
+        key = "model.fp8" if cfg.model.fp8 else "model.spec"
+        raise ValueError(f"{key}: Transformer Engine is not installed; install the gpu extra, or use model.spec=local")
+
+
+def gpu_options(cfg: Config) -> list[tuple[str, Any, str]]:
+    """What is asked for that only a GPU has: (setting, its value, what to set without one)."""
+    model, parallel = cfg.model, cfg.parallel
+    options = [
+        ("model.fp8", model.fp8, "model.fp8=''"),
+        ("model.spec", model.spec if model.spec == "transformer_engine" else "", "model.spec=auto or local"),
+        ("model.fusions", ", ".join(model.fusions), "model.fusions=[]"),
+        ("optim.offload", cfg.optim.offload, "optim.offload=false"),
+        ("parallel.overlap_param_gather", parallel.overlap_param_gather, "parallel.overlap_param_gather=false"),
+        ("rollout.quantization", cfg.rollout.quantization, "rollout.quantization=''"),
+    ]
+    return [option for option in options if option[1]]
 
 
 def check_positions(cfg: Config, model: dict[str, Any]) -> None:

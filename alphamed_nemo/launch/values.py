@@ -11,6 +11,7 @@ from alphamed_nemo.data.subsets import FILLS, SUBSETS
 from alphamed_nemo.evaluation.grading import EVALUATION_PROTOCOLS
 from alphamed_nemo.grpo.advantages import ADVANTAGES
 from alphamed_nemo.grpo.loss import check_method
+from alphamed_nemo.plan.activations import RECOMPUTE
 from alphamed_nemo.rewards.extract import PROTOCOLS
 from alphamed_nemo.rollout.server import TRANSFERS
 
@@ -18,11 +19,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "run.loggers": ("tensorboard", "wandb", "mlflow"),
     "model.dtype": ("float32", "bfloat16"),
     "model.spec": ("auto", "local", "transformer_engine"),
+    "model.recompute": RECOMPUTE,
+    "model.fp8": ("", "hybrid", "e4m3"),
+    "model.fp8_recipe": ("delayed", "current", "blockwise"),
+    "model.fusions": ("rope", "bias_activation", "bias_dropout", "masked_softmax", "gradient_accumulation"),
     "optim.schedule": ("constant", "cosine", "linear"),
     "data.prompt": tuple(TEMPLATES),
     "label.subset": SUBSETS,
     "label.fill": FILLS,
     "rollout.transfer": TRANSFERS,
+    "rollout.quantization": ("", "fp8"),
     "rollout.dtype": ("float32", "bfloat16"),
     "reward.protocol": tuple(PROTOCOLS),
     "evaluate.protocol": EVALUATION_PROTOCOLS,

@@ -46,7 +46,7 @@ def layer_bytes(model: Model, parallel: ParallelConfig, dtype: str, recompute: s
         ValueError: an unknown choice of recomputation.
     """
     if recompute not in RECOMPUTE:
-        raise ValueError(f"plan.recompute: found {recompute!r}, expected one of {', '.join(RECOMPUTE)}")
+        raise ValueError(f"model.recompute: found {recompute!r}, expected one of {', '.join(RECOMPUTE)}")
     element, tensor = ELEMENT[dtype], parallel.tensor
     hidden = model.hidden / (tensor if parallel.sequence else 1)
     attention = 3 * (model.queries + model.keys) / tensor

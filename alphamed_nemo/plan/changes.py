@@ -64,7 +64,7 @@ def fastest(cfg: Config, model: Model, gpus: int) -> Plan | None:
     for offload in (False, True):
         found: list[Plan] = []
         for layout, recompute in product(_layouts(cfg, model, gpus - aside), RECOMPUTE):
-            change = {**layout, "plan.recompute": recompute, "plan.optimizer_offload": offload, "rollout.tensor": 1}
+            change = {**layout, "model.recompute": recompute, "optim.offload": offload, "rollout.tensor": 1}
             if make_plan(apply(cfg, change), model).memory[0].fits:  # what the trainer needs depends on no engine
                 found += _with_engines(cfg, model, change, aside or gpus)
         if found:
@@ -97,10 +97,10 @@ def _fitting(cfg: Config, model: Model, change: Change) -> list[Advice]:
 def _changes(plan: Plan) -> Iterator[Change]:
     """Single changes, each of which saves memory somewhere."""
     cfg, parallel = plan.cfg, plan.cfg.parallel
-    if cfg.plan.recompute == "none":
-        yield {"plan.recompute": "selective"}
-    if cfg.plan.recompute != "full":
-        yield {"plan.recompute": "full"}
+    if cfg.model.recompute == "none":
+        yield {"model.recompute": "selective"}
+    if cfg.model.recompute != "full":
+        yield {"model.recompute": "full"}
     if cfg.grpo.tokens_per_microbatch > cfg.model.max_length:
         yield {"grpo.tokens_per_microbatch": cfg.model.max_length}
     if parallel.data % 2 == 0:
@@ -108,9 +108,9 @@ def _changes(plan: Plan) -> Iterator[Change]:
         if parallel.tensor < MOST_TENSOR:
             yield {"parallel.tensor": 2 * parallel.tensor, "parallel.sequence": True, "parallel.data": half}
         yield {"parallel.pipeline": 2 * parallel.pipeline, "parallel.data": half}
-    if not cfg.plan.optimizer_offload:
-        yield {"plan.optimizer_offload": True}
-    if plan.cluster.shared and cfg.plan.offload_while_generating != "all":
+    if not cfg.optim.offload:
+        yield {"optim.offload": True}
+    if plan.cluster.shared and cfg.plan.offload_while_generating == "optimizer":
         yield {"plan.offload_while_generating": "all"}
     for share in UTILIZATION:
         if share != cfg.rollout.gpu_memory_utilization:

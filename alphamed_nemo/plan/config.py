@@ -32,10 +32,8 @@ class PlanConfig:
     network_gb_s: float = 50.0  # of a GPU, between nodes: one 400 Gb/s adapter each
     host_memory_gib: float = 2048.0  # of a node
 
-    # How the trainer uses its memory
-    recompute: str = "none"  # none | selective (the MLP) | full (whole layers)
-    optimizer_offload: bool = False  # optimizer state and step on the host, as Megatron's optimizer_cpu_offload
-    offload_while_generating: str = "optimizer"  # none | optimizer (and gradients) | all; shared GPUs only
+    # What is not the trainer's to do: it keeps its states on shared GPUs. For plans of other systems.
+    offload_while_generating: str = "none"  # none | optimizer (and gradients) | all
 
     # What the recipe shows
     table: bool = False  # the fastest layouts of every model of plan/models on 8 to 128 GPUs, as docs/plan.md has them

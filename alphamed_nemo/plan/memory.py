@@ -52,8 +52,8 @@ def training_memory(cfg: Config, cluster: Cluster, model: Model, load: Workload,
     parts = {
         "weights": float(states.weights),
         "gradients": float(states.gradients),
-        "optimizer": 0.0 if plan.optimizer_offload else float(states.optimizer),
-        "activations": activation_bytes(model, parallel, dtype, plan.recompute, packs.tokens, stage, packs.count),
+        "optimizer": 0.0 if cfg.optim.offload else float(states.optimizer),
+        "activations": activation_bytes(model, parallel, dtype, cfg.model.recompute, packs.tokens, stage, packs.count),
     }
     if stage == parallel.pipeline - 1:
         rows = packs.tokens * (1.0 if parallel.sequence else load.response_share * packs.filled)
@@ -92,14 +92,14 @@ def resident(cfg: Config, states: States) -> int:
         return 0
     if choice == "optimizer":
         return weights
-    return weights + states.gradients + (0 if cfg.plan.optimizer_offload else states.optimizer)
+    return weights + states.gradients + (0 if cfg.optim.offload else states.optimizer)
 
 
 def host_bytes(cfg: Config, cluster: Cluster, states: States) -> float:
     """That the trainer's ranks of one node put into host memory; gradients are freed, not moved."""
     plan, ranks = cfg.plan, min(cluster.trainer_gpus, cluster.gpus_per_node)
     moved = cluster.shared and plan.offload_while_generating != "none"
-    each = states.optimizer if plan.optimizer_offload or moved else 0
+    each = states.optimizer if cfg.optim.offload or moved else 0
     if cluster.shared and plan.offload_while_generating == "all":
         each += states.weights * (2 if cfg.grpo.kl_coef > 0 else 1)
     return float(ranks * each)

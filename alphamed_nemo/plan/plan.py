@@ -157,7 +157,7 @@ def _phases(
     if cluster.shared:
         away = states.weights + states.optimizer + (states.weights if cfg.grpo.kl_coef > 0 else 0)
         away -= min(away, resident(cfg, states))
-        if cfg.plan.optimizer_offload:
+        if cfg.optim.offload:
             away = max(0, away - states.optimizer)
         phases["sleep and wake"] = 2 * away / (cfg.plan.host_link_gb_s * 1e9)
     return phases

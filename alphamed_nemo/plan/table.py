@@ -57,9 +57,9 @@ def _row(model: Model, gpus: int, plan: Plan | None) -> tuple[str, ...]:
     cfg, parallel, phases = plan.cfg, plan.cfg.parallel, plan.phases
     layout = f"{parallel.tensor} × {parallel.pipeline} × {parallel.data}"
     layout += f", {parallel.virtual_pipeline} chunks" if parallel.virtual_pipeline else ""
-    layout += ", optimizer on the host" if cfg.plan.optimizer_offload else ""
+    layout += ", optimizer on the host" if cfg.optim.offload else ""
     return (
-        model.name, str(gpus), layout, cfg.plan.recompute, f"{plan.engine.engines} × {plan.engine.tensor}",
+        model.name, str(gpus), layout, cfg.model.recompute, f"{plan.engine.engines} × {plan.engine.tensor}",
         " / ".join(f"{memory.total / GIB:.0f}" for memory in plan.memory), f"{plan.bubble:.0%}",
         *(f"{phases[name]:.0f}" for name in ("generation", "old_logprobs", "training", "refit")),
         f"{plan.step:.0f} s", f"{plan.tokens_per_s_per_gpu:,.0f}",

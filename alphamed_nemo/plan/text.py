@@ -28,7 +28,7 @@ def run_lines(plan: Plan) -> Iterator[str]:
     yield f"{plan.model.name}, {plan.model.parameters:,} parameters, {cfg.model.dtype}"
     where = "on the same GPUs" if cluster.shared else f"on {cluster.rollout_gpus} GPUs of their own"
     yield f"{cluster.gpus} × {cfg.plan.gpu}: {cluster.trainer_gpus} train; rollouts {where}"
-    yield f"trainer {layout_text(plan)}, recompute {cfg.plan.recompute}"
+    yield f"trainer {layout_text(plan)}, recompute {cfg.model.recompute}"
     engine = plan.engine
     yield (
         f"{counted(engine.engines, 'engine')} of {counted(engine.tensor, 'GPU')}, each with room for "

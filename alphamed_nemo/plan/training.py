@@ -85,7 +85,7 @@ def bubble_share(cfg: Config, packs: Packs) -> float:
 def train_pass(cfg: Config, cluster: Cluster, model: Model, load: Workload, packs: Packs, states: States) -> Pass:
     """Forward, backward, reduction of gradients and the optimizer, `states` being those of the fullest rank."""
     updates = cfg.grpo.updates_per_batch * cfg.grpo.epochs
-    rebuilt = {"none": 0.0, "selective": model.mlp_matmul / model.layer_matmul, "full": 1.0}[cfg.plan.recompute]
+    rebuilt = {"none": 0.0, "selective": model.mlp_matmul / model.layer_matmul, "full": 1.0}[cfg.model.recompute]
     layers, head = _forward_seconds(cfg, cluster, model, load, packs)
     products = (3 + rebuilt) * layers + 3 * head
     collectives = (4 + (2 if rebuilt == 1.0 else 1 if rebuilt else 0)) * _tensor_seconds(cfg, cluster, model, packs)
@@ -145,7 +145,7 @@ def _data_seconds(cfg: Config, cluster: Cluster, states: States, backward: float
 def _optimizer_seconds(cfg: Config, cluster: Cluster, states: States) -> float:
     """Adam on this rank's part. On the host: gradients there, weights back, and the node's ranks share its memory."""
     parameters = states.gradients / GRADIENT / (cfg.parallel.data * cfg.parallel.context)
-    if not cfg.plan.optimizer_offload:
+    if not cfg.optim.offload:
         return parameters * ADAM_TRAFFIC / (cluster.gpu.memory_tb_s * 1e12 * cfg.plan.decode_bandwidth_efficiency)
     across = parameters * (GRADIENT + ELEMENT[cfg.model.dtype]) / (cfg.plan.host_link_gb_s * 1e9)
     ranks = min(cluster.trainer_gpus, cluster.gpus_per_node)

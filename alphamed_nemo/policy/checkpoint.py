@@ -31,7 +31,7 @@ from alphamed_nemo.policy import checkpoint_tensors, manifest, optimizer_state, 
 from alphamed_nemo.policy.checkpoint_tensors import CheckpointError, on_rank0
 from alphamed_nemo.policy.weights.binding import unwrap
 
-__all__ = ["CheckpointError", "latest", "load", "load_model", "prune", "save"]
+__all__ = ["CheckpointError", "best", "latest", "load", "load_model", "passed_over", "prune", "save"]
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +155,28 @@ def latest(folder: str | Path) -> Path | None:
     return None
 
 
+def best(folder: str | Path) -> Path | None:
+    """The checkpoint whose state has the highest `reward`, the newest of equals; None where none has one."""
+    scored = []
+    for path in _steps(Path(folder)):
+        try:
+            reward = json.loads((path / STATE).read_text()).get("reward")
+        except (OSError, ValueError):  # damaged, which is for `latest` to say
+            continue
+        if reward is not None:
+            scored.append((reward, int(path.name.removeprefix("step_")), path))
+    return max(scored)[2] if scored else None
+
+
+def passed_over(folder: str | Path, used: Path) -> int:
+    """How many checkpoints are newer than the one that `latest` has found: the damaged ones."""
+    return len(_steps(Path(folder))) - 1 - _steps(Path(folder)).index(used)
+
+
 def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints, and what an interrupted save left behind. Not collective.
+    """Removes all but the newest `keep` checkpoints and the best, and what an interrupted save left behind.
+
+    Not collective.
 
     Returns:
         The checkpoints that were removed.
@@ -168,7 +188,8 @@ def prune(folder: str | Path, keep: int) -> list[Path]:
         raise ValueError(f"grpo.keep_checkpoints: found {keep}, expected 1 or more")
     folder = Path(folder)
     steps = _steps(folder)
-    removed = steps[: max(0, len(steps) - keep)]
+    kept = {*steps[-keep:], best(folder)}
+    removed = [path for path in steps if path not in kept]
     leftovers = [path for path in folder.glob(".step_*") if _UNFINISHED.fullmatch(path.name)]
     for path in (*removed, *leftovers):
         shutil.rmtree(path)

@@ -18,6 +18,19 @@ from alphamed_nemo.policy.attention import PackedAttention, PackedRMSNorm
 from alphamed_nemo.policy.gpt import PolicyGPTModel
 
 FAMILIES = ("llama", "qwen2", "qwen3")
+RECOMPUTE = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+FP8_RECIPES = {"delayed": "delayed", "current": "tensorwise", "blockwise": "blockwise"}  # ours → Megatron's
+FUSIONS = {  # ours → Megatron's switch
+    "rope": "apply_rope_fusion",
+    "bias_activation": "bias_activation_fusion",
+    "bias_dropout": "bias_dropout_fusion",
+    "masked_softmax": "masked_softmax_fusion",
+    "gradient_accumulation": "gradient_accumulation_fusion",
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,8 +64,8 @@ def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) ->
 def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) -> TransformerConfig:
     """Maps a transformers config to Megatron's.
 
-    Fusions of rotary embedding and of bias and activation stay off on every device: with them the trainer's
-    log-probabilities drift from the rollout engine's (NeMo-RL issue 1801).
+    Fusions are off unless `model.fusions` names them: with those of rotary embedding and of bias and activation the
+    trainer's log-probabilities drift from the rollout engine's (NeMo-RL issue 1801).
 
     Raises:
         ValueError: a model that Megatron would build differently, or a layout that does not divide it.
@@ -86,11 +99,9 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
         sequence_parallel=parallel.sequence,
         use_cpu_initialization=not torch.cuda.is_available(),
         transformer_impl=spec_name(model),
-        apply_rope_fusion=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
+        **{switch: name in model.fusions for name, switch in FUSIONS.items()},
+        **RECOMPUTE[model.recompute],
+        **({"fp8": model.fp8, "fp8_recipe": FP8_RECIPES[model.fp8_recipe]} if model.fp8 else {}),
         batch_p2p_comm=torch.cuda.is_available(),  # gloo has no batched send and receive
         deallocate_pipeline_outputs=True,
         # The loss functions return sums over global counts, so Megatron must neither divide the loss by the number of

@@ -16,18 +16,22 @@ from alphamed_nemo.config import OptimConfig
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def wrap(chunks: list[GPTModel], overlap: bool | None = None) -> list[DistributedDataParallel]:
+def wrap(
+    chunks: list[GPTModel], overlap: bool | None = None, overlap_param_gather: bool = False
+) -> list[DistributedDataParallel]:
     """Wraps model chunks for training: gradients in one float32 buffer, reduce-scattered over data-parallel ranks.
 
     Args:
         chunks: this rank's.
         overlap: reduce gradients while the last micro-batch still runs backward; None: on GPUs, where another stream
             can do it.
+        overlap_param_gather: gather updated weights while the next forward pass runs.
     """
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=True,
         overlap_grad_reduce=torch.cuda.is_available() if overlap is None else overlap,
+        overlap_param_gather=overlap_param_gather,
         check_for_nan_in_grad=True,  # before the ranks' gradients are added, so that the message names the rank
     )
     wrapped = [
@@ -73,6 +77,11 @@ def build_optimizer(
             bf16=config.bf16,
             params_dtype=config.params_dtype,
             use_distributed_optimizer=True,
+            overlap_param_gather=chunks[0].ddp_config.overlap_param_gather,
+            optimizer_cpu_offload=optim.offload,
+            optimizer_offload_fraction=1.0 if optim.offload else 0.0,
+            use_precision_aware_optimizer=optim.offload,  # the offloaded optimizer takes that code path
+            overlap_cpu_optimizer_d2h_h2d=optim.offload,
             # 0 would skip the norm; against an infinite limit it is measured and never scales.
             clip_grad=optim.clip_grad or math.inf,
         ),

@@ -90,7 +90,7 @@ class MegatronPolicy:
         self.optimizer: Any = None
         self.scheduler: Any = None
         if optim is not None:
-            self.model = wrap(chunks)
+            self.model = wrap(chunks, parallel.overlap_grad_reduce, parallel.overlap_param_gather)
             self.optimizer, self.scheduler = build_optimizer(self.model, optim, total_steps)
         self.data_rank: int = parallel_state.get_data_parallel_rank()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from alphamed_nemo.report.svg import Series, bars, intervals, line_chart, stacke
 
 BINS = (1, 2, 5, 10, 25, 50, 100, 250)  # tokens
 LEVELS_SHOWN = 8
+WINDOWS = 6
 TIMINGS = ("generation", "reward", "old_logprobs", "training", "refit", "checkpoint")
 
 
@@ -132,9 +134,23 @@ def timing(run: RunData) -> Figure | None:
 
 
 def effective_in_training(run: RunData) -> Figure | None:
-    note = "The same by difficulty level of the question, of the groups sampled in the step."
-    names = [(f"effective_query_ratio/L{level}", f"L{level}") for level in range(1, LEVELS_SHOWN + 1)]
-    return lines(run, "Effective queries by level, in training", note, names, y_range=(0, 1), show=percent)
+    """A step has a handful of questions of each level: means over a sixth of the run."""
+    width = max(1, math.ceil(len(run.metrics) / WINDOWS))
+    series = []
+    for level in range(1, LEVELS_SHOWN + 1):
+        x, y = run.series(f"effective_query_ratio/L{level}")
+        starts = range(0, len(x), width)
+        means = [(fmean(x[i : i + width]), fmean(y[i : i + width])) for i in starts]
+        if means:
+            series.append(Series(f"L{level}", [step for step, _ in means], [mean for _, mean in means], level))
+    if not series:
+        return None
+    title, note = (
+        "Effective queries by level",
+        "The same by difficulty of the question, as a mean over a sixth of the run.",
+    )
+    chart = line_chart(series, title, y_range=(0, 1), show=percent, smoothing=False)
+    return Figure(title, note, chart, [(line.name, line.colour) for line in series])
 
 
 def entropy(run: RunData) -> Figure | None:
@@ -167,7 +183,7 @@ def effective_by_level(run: RunData) -> Figure | None:
     levels = sorted(expected)
     note = f"Expected share of effective queries in groups of {size}, from the base model's samples (uniform prior)."
     chart = bars([f"L{level}" for level in levels], [fmean(expected[level]) for level in levels], note, percent)
-    return Figure("Effective queries by level", note, chart, [])
+    return Figure("Effective queries to expect", note, chart, [])
 
 
 def question_length(runs: Sequence[RunData]) -> Figure | None:

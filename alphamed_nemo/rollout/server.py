@@ -85,7 +85,7 @@ def vllm_command(
     argv += ["--weight-transfer-config", json.dumps({"backend": backend})]
     argv += ["--middleware", "alphamed_nemo.rollout.access.RequireKey"]
     argv += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"]
-    argv += _cuda_arguments(rollout) if cuda else _cpu_arguments(rollout, cfg.model.max_length)
+    argv += _cuda_arguments(rollout, transfer) if cuda else _cpu_arguments(rollout, cfg.model.max_length)
     env = {
         "VLLM_PLUGINS": PLUGIN,  # else vLLM imports every plugin that is installed, NeMo's among them: 10 s a process
         "VLLM_SERVER_DEV_MODE": "1",  # the RL endpoints
@@ -115,8 +115,13 @@ def _check_head_size(model_path: Path) -> None:
         raise ValueError(f"{config}: heads of size {size}; vLLM's attention on CPU knows {sizes}")
 
 
-def _cuda_arguments(rollout: RolloutConfig) -> list[str]:
-    return ["--gpu-memory-utilization", str(rollout.gpu_memory_utilization)]
+def _cuda_arguments(rollout: RolloutConfig, transfer: str) -> list[str]:
+    arguments = ["--gpu-memory-utilization", str(rollout.gpu_memory_utilization)]
+    if rollout.quantization:
+        arguments += ["--quantization", rollout.quantization]
+    if transfer == "ipc":  # the trainer's GPU: vLLM gives its memory back while the trainer works
+        arguments += ["--enable-sleep-mode"]
+    return arguments
 
 
 def _cpu_arguments(rollout: RolloutConfig, max_length: int) -> list[str]:

@@ -7,6 +7,7 @@ shared memory on CPU hosts (here), NCCL or CUDA IPC on GPUs (cuda_transfer.py).
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Protocol
 import torch
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout.connection import Connection, RolloutError, weight_version
+from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
 from alphamed_nemo.rollout.manifest import Manifest, check_manifest
 from alphamed_nemo.rollout.server import resolve_transfer
 
@@ -30,6 +31,8 @@ Weights = Iterator[tuple[str, torch.Tensor]]
 
 SEGMENT_BYTES = 32 * 2**20  # half of the 64 MB that containers give /dev/shm by default
 SEGMENT_PREFIX = "alphamed-refit-"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,6 +86,8 @@ class WeightTransfer:
         self.connection = Connection(url, api_key, cfg.request_timeout_s, cfg.retries)
         self.manifest = manifest
         transfer = resolve_transfer(cfg.transfer, torch.cuda.is_available() if cuda is None else cuda)
+        self.colocated = transfer == "ipc"
+        self.asleep = False
         self.sender: Sender
         if transfer == "shm":
             self.sender = SharedMemorySender(self.connection)
@@ -90,6 +95,22 @@ class WeightTransfer:
             from alphamed_nemo.rollout.cuda_transfer import cuda_sender
 
             self.sender = cuda_sender(transfer, self.connection, cfg)
+
+    def make_room(self) -> None:
+        """Before the trainer works on a GPU that it shares with the server: vLLM gives back its weights, which the next
+        refit replaces, and its KV cache. Nothing where they have GPUs of their own.
+        """
+        if not self.colocated:
+            return
+        try:
+            self.connection.call("POST", "/sleep", "the engine to free its memory", params={"level": "2"})
+            self.asleep = True
+        except RolloutLost as error:  # a server that is gone has freed it, and the next refit deals with its successor
+            log.warning("before the update: %s", error)
+
+    def _wake(self, tag: str) -> None:
+        if self.asleep:
+            self.connection.call("POST", "/wake_up", f"the engine to take memory for its {tag}", params={"tags": tag})
 
     def refit(self, weights: Weights, version: int) -> RefitStats:
         """Send a whole policy and serve from it.
@@ -107,6 +128,7 @@ class WeightTransfer:
         sent = _Counted(weights, self.manifest)
         post("POST", "/pause", "the engine to pause", params={"mode": "keep", "clear_cache": "true"})
         try:
+            self._wake("weights")
             self.sender.open()
             self._start()
             try:
@@ -118,6 +140,8 @@ class WeightTransfer:
                 raise
         finally:
             self.sender.close()
+            self._wake("kv_cache")
+            self.asleep = False  # a server that was lost, and comes back, is awake
             post("POST", "/resume", "the engine to resume")
         if (served := weight_version(self.connection)) != version:
             raise RolloutError(f"refit to version {version}, but the server reports version {served}")

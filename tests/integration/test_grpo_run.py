@@ -101,12 +101,15 @@ def test_every_rollout_comes_from_the_weights_of_its_step(whole):
     assert metrics[0]["grad_norm"] > 0
 
 
-def test_resumed_run_repeats_the_uninterrupted_one(servers, whole):
+def test_resumed_run_passes_a_damaged_checkpoint_over_and_repeats_the_uninterrupted_one(servers, whole):
     folder, metrics = whole
     parts = folder.root.with_name("parts")  # as it was when the checkpoint of step 2 was the newest
     shutil.copytree(folder.checkpoints / "step_2", parts / "checkpoints" / "step_2")
+    shutil.copytree(folder.checkpoints / "step_4", parts / "checkpoints" / "step_3")
+    (parts / "checkpoints" / "step_3" / "common.pt").unlink()
     shutil.copy(folder.metrics, parts)
     resumed = train(servers, "parts", steps=4, save_every=2)
+    assert resumed[2].pop("damaged_checkpoints") == 1
     assert [timeless(row) for row in resumed] == [timeless(row) for row in metrics]
     assert (parts / "DONE").exists()
 

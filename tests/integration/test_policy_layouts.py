@@ -59,9 +59,9 @@ def loss_fn(logprobs: torch.Tensor, entropy: torch.Tensor, batch: PackedBatch) -
 def policy_of(folder: str, parallel: dict, optim: dict | None = None, **kwargs):
     from alphamed_nemo.policy.policy import MegatronPolicy
 
-    dtype = kwargs.pop("dtype", "float32")
+    model = ModelConfig(dtype=kwargs.pop("dtype", "float32"), recompute=kwargs.pop("recompute", "none"))
     optimizer = None if optim is None else OptimConfig(**optim)
-    return MegatronPolicy(ModelConfig(dtype=dtype), ParallelConfig(**parallel), optimizer, folder, **kwargs)
+    return MegatronPolicy(model, ParallelConfig(**parallel), optimizer, folder, **kwargs)
 
 
 def own_batches(policy, parallel: dict, limit: int) -> list[PackedBatch]:
@@ -136,7 +136,7 @@ def test_logprobs_equal_transformers(folders, references, family, parallel):
 
 
 def gradients(
-    folder: str, parallel: dict, limit: int, overlap: bool
+    folder: str, parallel: dict, limit: int, overlap: bool, recompute: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Gradients of the global loss under Hugging Face names (rank 0), and the reduced metrics."""
     import torch.distributed as dist
@@ -145,7 +145,7 @@ def gradients(
     from alphamed_nemo.policy.optimizer import wrap
     from alphamed_nemo.policy.step import forward_backward
 
-    policy = policy_of(folder, parallel)
+    policy = policy_of(folder, parallel, recompute=recompute)
     policy.model = wrap(policy.model, overlap)
     batches = own_batches(policy, parallel, limit)
     metrics = forward_backward(policy.model, batches, loss_fn, VOCAB, TEMPERATURE)
@@ -171,6 +171,8 @@ LAYOUTS = {
     "tp2 pp2, sequence parallel": ({"tensor": 2, "pipeline": 2, "sequence": True}, 256),
     "pp2 dp2": ({"pipeline": 2, "data": 2}, 128),
     "pp2 dp2, overlapped": ({"pipeline": 2, "data": 2}, 128),  # as on GPUs: reduced during the backward pass
+    "tp2 pp2, selective recomputation": ({"tensor": 2, "pipeline": 2}, 128),
+    "tp2 pp2, full recomputation": ({"tensor": 2, "pipeline": 2, "sequence": True}, 128),
 }
 
 
@@ -182,7 +184,8 @@ LAYOUTS = {
 def test_gradients_equal_transformers_in_every_layout(folders, references, layout, family):
     parallel, limit = LAYOUTS[layout]
     world = ParallelConfig(**parallel).world_size
-    ranks = spawn(gradients, world, folders[family], parallel, limit, "overlapped" in layout)
+    recompute = next((choice for choice in ("selective", "full") if f"{choice} recomputation" in layout), "none")
+    ranks = spawn(gradients, world, folders[family], parallel, limit, "overlapped" in layout, recompute)
     logprobs, expected = references[family]
     found, metrics = ranks[0]
     assert found.keys() == expected.keys()

@@ -10,11 +10,11 @@ import pytest
 from alphamed_nemo.policy import checkpoint, manifest
 
 
-def write_checkpoint(folder, number):
+def write_checkpoint(folder, number, **state):
     path = folder / f"step_{number}"
     path.mkdir(parents=True)
     (path / "__0_0.distcp").write_bytes(bytes(range(100)) * number)
-    (path / "state.json").write_text(json.dumps({"step": number}))
+    (path / "state.json").write_text(json.dumps({"step": number, **state}))
     manifest.write(path, {name: manifest.digest(path / name) for name in manifest.files_of(path)}, {"step": number})
     return path
 
@@ -96,6 +96,21 @@ def test_prune_keeps_the_newest_and_removes_what_interrupted_saves_left(folder):
     assert checkpoint.prune(folder, 2) == [folder / "step_2"]
     assert sorted(path.name for path in folder.iterdir()) == ["notes", "step_10", "step_9"]
     assert checkpoint.prune(folder, 5) == []
+
+
+def test_prune_keeps_the_best_too(tmp_path):
+    for number, reward in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7), (5, 0.8)):
+        write_checkpoint(tmp_path, number, reward=reward)
+    assert checkpoint.best(tmp_path) == tmp_path / "step_3"
+    assert checkpoint.prune(tmp_path, 2) == [tmp_path / "step_1", tmp_path / "step_2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4", "step_5"]
+
+
+def test_checkpoints_that_were_passed_over_are_counted(folder):
+    (folder / "step_10" / "state.json").write_text("{")
+    assert checkpoint.passed_over(folder, checkpoint.latest(folder)) == 1
+    assert checkpoint.passed_over(folder, folder / "step_10") == 0
+    assert checkpoint.best(folder) is None
 
 
 def test_prune_refuses_to_remove_all(folder):

@@ -138,11 +138,42 @@ def test_a_setting_that_cannot_work_is_refused(cfg: Config, settings: dict, mess
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
 @pytest.mark.parametrize(
-    ("key", "value"), [("model.spec", "transformer_engine"), ("rollout.transfer", "nccl"), ("rollout.transfer", "ipc")]
+    ("key", "value"),
+    [
+        ("model.spec", "transformer_engine"),
+        ("model.fp8", "hybrid"),
+        ("model.fusions", ["rope"]),
+        ("optim.offload", True),
+        ("parallel.overlap_param_gather", True),
+        ("rollout.quantization", "fp8"),
+        ("rollout.transfer", "nccl"),
+        ("rollout.transfer", "ipc"),
+    ],
 )
-def test_what_needs_a_gpu_is_refused_without_one(cfg: Config, key: str, value: str) -> None:
+def test_what_needs_a_gpu_is_refused_without_one(cfg: Config, key: str, value: object) -> None:
     put(cfg, key, value)
-    with pytest.raises(ValueError, match=rf"^{key}: .*CUDA"):
+    with pytest.raises(ValueError, match=rf"^{key}: .*CUDA") as caught:
+        check_training(cfg)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model.fp8": "e4m3", "model.spec": "local"}, r"model\.fp8: needs Transformer Engine's layers"),
+        ({"model.fp8": "hybrid", "grpo.tokens_per_microbatch": 1000}, "expected a multiple of 16 with model.fp8"),
+        ({"model.fp8": "hybrid"}, r"model\.fp8: Transformer Engine is not installed"),
+        ({"rollout.transfer": "ipc", "grpo.staleness": 1}, r"grpo\.staleness: sampling while the trainer works"),
+    ],
+)
+def test_what_does_not_go_together_on_a_gpu_is_refused(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch, settings: dict, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformer_engine" else object())
+    for key, value in settings.items():
+        put(cfg, key, value)
+    with pytest.raises(ValueError, match=message):
         check_training(cfg)
 
 

@@ -73,7 +73,7 @@ def test_recomputation_keeps_less_and_rebuilds_the_rest() -> None:
     none, selective, full = (layer_bytes(model, parallel, "bfloat16", r) for r in ("none", "selective", "full"))
     assert none.kept > selective.kept > full.kept == 2 * model.hidden / 2
     assert selective.kept + selective.rebuilt == pytest.approx(none.kept)
-    with pytest.raises(ValueError, match="plan.recompute: found 'some'"):
+    with pytest.raises(ValueError, match="model.recompute: found 'some'"):
         layer_bytes(model, parallel, "bfloat16", "some")
 
 

@@ -1,10 +1,12 @@
+import importlib.util
+
 import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
-from alphamed_nemo.policy.model import padded_vocab_size, rope_frequencies, spec_name, transformer_config
+from alphamed_nemo.policy.model import FUSIONS, padded_vocab_size, rope_frequencies, spec_name, transformer_config
 from alphamed_nemo.policy.runtime import check, initialize
 from tests.spawn import spawn
 
@@ -40,6 +42,31 @@ def test_families_map_to_megatron():
 def test_fusions_that_move_log_probs_are_off():
     config = transformer_config(LlamaConfig(**SIZES), ModelConfig(), ParallelConfig())
     assert not config.apply_rope_fusion and not config.bias_activation_fusion
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"recompute_granularity": None, "fp8": None}),
+        ({"recompute": "selective"}, {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}),
+        ({"recompute": "full"}, {"recompute_granularity": "full", "recompute_method": "uniform"}),
+        ({"fp8": "hybrid"}, {"fp8": "hybrid", "fp8_recipe": "delayed"}),
+        ({"fp8": "e4m3", "fp8_recipe": "current"}, {"fp8": "e4m3", "fp8_recipe": "tensorwise"}),
+        ({"fp8": "e4m3", "fp8_recipe": "blockwise"}, {"fp8": "e4m3", "fp8_recipe": "blockwise"}),
+    ]
+    + [({"fusions": [name]}, {switch: True}) for name, switch in FUSIONS.items() if name != "rope"],
+)
+def test_settings_reach_megatron(settings, expected):
+    config = transformer_config(LlamaConfig(**SIZES), ModelConfig(**settings), ParallelConfig())
+    assert {name: getattr(config, name) for name in expected} == expected
+    on = {switch for switch in FUSIONS.values() if getattr(config, switch)}
+    assert on == {FUSIONS[name] for name in settings.get("fusions", [])}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformer_engine") is not None, reason="about machines without it")
+def test_megatron_has_the_rope_fusion_from_transformer_engine_only():
+    with pytest.raises(ValueError, match="apply_rope_fusion is not available"):
+        transformer_config(LlamaConfig(**SIZES), ModelConfig(fusions=["rope"]), ParallelConfig())
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 10000.0}, LLAMA3_ROPE])

@@ -61,8 +61,11 @@ def test_a_gpu_server_compiles_and_takes_its_share_of_the_device(model: Path):
     assert option(argv, "--tensor-parallel-size") == "4"
     assert json.loads(option(argv, "--weight-transfer-config")) == {"backend": "nccl"}
     assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in env
-    cfg.rollout.transfer = "ipc"
-    assert vllm_command(cfg, model, 1, "k", cuda=True)[1]["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
+    assert "--enable-sleep-mode" not in argv and "--quantization" not in argv
+    cfg.rollout.transfer, cfg.rollout.quantization = "ipc", "fp8"
+    argv, env = vllm_command(cfg, model, 1, "k", cuda=True)
+    assert env["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
+    assert "--enable-sleep-mode" in argv and option(argv, "--quantization") == "fp8"
 
 
 @pytest.mark.parametrize(

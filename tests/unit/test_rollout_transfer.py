@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -73,6 +74,36 @@ def test_ipc_with_a_tensor_parallel_server_is_refused():
         cuda_sender("ipc", connection, RolloutConfig(tensor=2))
     with pytest.raises(ValueError, match="rollout.transfer: nccl needs CUDA"):
         WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="nccl"), cuda=False)
+
+
+def test_a_colocated_server_sleeps_while_the_trainer_works_and_wakes_around_the_new_weights(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
+    calls = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request.url.path + (f"?{request.url.query.decode()}" if request.url.query else ""))
+        return httpx.Response(200, json={"weight_version": "3"} if request.url.path == "/weight_info" else {})
+
+    transfer = WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="ipc"), cuda=True)
+    transfer.connection._pool = transfer.connection._fresh = httpx.Client(
+        base_url="http://127.0.0.1:9", transport=httpx.MockTransport(answer)
+    )
+    transfer.make_room()
+    transfer.refit(iter([]), 3)  # the calls are the point, not the weights
+    assert calls == [
+        "/sleep?level=2",
+        "/pause?mode=keep&clear_cache=true",
+        "/wake_up?tags=weights",
+        "/init_weight_transfer_engine",
+        "/start_weight_update",
+        "/finish_weight_update",
+        "/wake_up?tags=kv_cache",
+        "/resume",
+        "/weight_info",
+    ]
+    calls.clear()
+    transfer.refit(iter([]), 3)
+    assert not any("wake" in call for call in calls)
 
 
 def test_the_own_address_is_the_one_on_the_route_to_the_server():
