@@ -125,10 +125,14 @@ class MismatchError(RuntimeError):
 def check_gates(metrics: Mapping[str, float], cfg: GrpoConfig, step: int) -> None:
     """Stop the run where this step must not be built upon.
 
+    Rollouts of older weights (`grpo.staleness`) differ from the trainer by what it has learnt since, which is no fault:
+    for them only finiteness is asked. A server that serves other weights than it says is caught by the first gate.
+
     Args:
-        metrics: the step's finished metrics; token_mult_prob_error and logprob_difference_max are needed.
+        metrics: the step's finished metrics; token_mult_prob_error, logprob_difference_max and weight_version are
+            needed.
         cfg: max_token_mult_prob_error and max_logprob_difference, each off at 0.
-        step: for the message.
+        step: version of the weights that this step starts from.
 
     Raises:
         MismatchError: a value is not finite or a gate is passed; the message says which, by how much, and why it may
@@ -140,6 +144,8 @@ def check_gates(metrics: Mapping[str, float], cfg: GrpoConfig, step: int) -> Non
             f"step {step}: {', '.join(broken)}. If grad_norm alone is not finite, lower optim.lr or set "
             f"optim.clip_grad; if a log-prob metric is not, the two sides disagree.\n{LIKELY_CAUSES}"
         )
+    if metrics["weight_version"] < step:
+        return
     for metric, key, neutral in (
         ("token_mult_prob_error", "max_token_mult_prob_error", "1 is exact agreement"),
         ("logprob_difference_max", "max_logprob_difference", "nats"),

@@ -7,7 +7,7 @@ import pytest
 from alphamed_nemo.config import GrpoConfig
 from alphamed_nemo.grpo.metrics import MismatchError, add_sums, check_gates, finish_metrics
 
-GOOD = {"token_mult_prob_error": 1.01, "logprob_difference_max": 0.2, "loss": 0.0}
+GOOD = {"token_mult_prob_error": 1.01, "logprob_difference_max": 0.2, "loss": 0.0, "weight_version": 9.0}
 
 
 def test_finished_means_weigh_tokens_not_updates():
@@ -39,6 +39,16 @@ def test_a_step_without_tokens_has_no_means():
 
 def test_good_metrics_pass():
     check_gates(GOOD, GrpoConfig(max_token_mult_prob_error=1.05, max_logprob_difference=0.3), step=3)
+
+
+def test_rollouts_of_older_weights_need_only_be_finite():
+    cfg = GrpoConfig(max_token_mult_prob_error=1.05, max_logprob_difference=0.3, staleness=1)
+    bad = GOOD | {"token_mult_prob_error": 1.2, "logprob_difference_max": 0.9, "weight_version": 6.0}
+    check_gates(bad, cfg, step=7)
+    with pytest.raises(MismatchError, match="token_mult_prob_error is 1.2"):
+        check_gates(bad | {"weight_version": 7.0}, cfg, step=7)
+    with pytest.raises(MismatchError, match="loss is nan"):
+        check_gates(bad | {"loss": math.nan}, cfg, step=7)
 
 
 def test_gates_at_zero_are_off():
