@@ -37,8 +37,7 @@ MEANS = {
 }
 
 LIKELY_CAUSES = """Likely causes, the commonest first:
-  - the engine samples with older weights than the trainer's: compare weight_version with the step, and see the refit
-    lines in logs/ (grpo.staleness > 0 means this on purpose: set grpo.correction and a wider gate);
+  - the engine samples with older weights than it says: see its log and the refit lines of the trainer's;
   - temperature or top-p: both sides must report log-softmax(logits / temperature), before top-p;
   - precision: model.dtype and rollout.dtype differ, or FP8 on one side only (widen the gate for FP8 alone, with
     grpo.correction=tis_token);

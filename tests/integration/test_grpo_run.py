@@ -24,6 +24,7 @@ from alphamed_nemo.launch.settings import write_config
 from alphamed_nemo.run_folder import RunFolder
 
 BASE = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
+WORKER = "alphamed_nemo.grpo.worker"
 LIMIT_S = 120  # for what should take seconds
 
 
@@ -47,7 +48,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
         yield cfg, launcher
 
 
-def start_training(servers: tuple[Config, Launcher], name: str, **grpo: object) -> RunFolder:
+def start_training(servers: tuple[Config, Launcher], name: str, worker: str = WORKER, **grpo: object) -> RunFolder:
     """Starts the trainer of a run of its own."""
     cfg, launcher = servers
     cfg = dataclasses.replace(
@@ -55,7 +56,9 @@ def start_training(servers: tuple[Config, Launcher], name: str, **grpo: object) 
     )
     folder = RunFolder.of(cfg)
     write_config(cfg, folder.config)
-    launcher.start(trainer(cfg))
+    component = trainer(cfg)
+    component.argv = [worker if word == WORKER else word for word in component.argv]
+    launcher.start(component)
     return folder
 
 
@@ -127,6 +130,14 @@ def test_request_to_stop_saves_at_a_step_boundary(servers):
 def test_gate_stops_the_run_with_its_reason(servers):
     with pytest.raises(ComponentError, match="max_logprob_difference"):
         train(servers, "gate", steps=2, max_logprob_difference=1e-12)
+
+
+def test_stale_weights_under_a_new_version_stop_the_run_within_one_step(servers):
+    stale = "tests.integration.stale_worker"
+    with pytest.raises(ComponentError, match="step 1: token_mult_prob_error is .* above grpo.max_token_mult_prob"):
+        train(servers, "stale", worker=stale, steps=5)
+    folder = RunFolder(Path(servers[0].run.dir) / "stale")
+    assert [row["step"] for row in rows(folder)] == [1]  # on the base weights, which both sides had
 
 
 def test_killed_rank_ends_the_trainer_and_is_named(servers):
