@@ -129,6 +129,7 @@ class RolloutConfig:
     max_new_tokens: int = 48
     request_timeout_s: float = 300.0
     retries: int = 3
+    check_every_refit: bool = False  # compare log-probs with the trainer's after every refit, not only after the first
     extra_args: list[str] = field(default_factory=list)  # passed to vLLM as they are
 
 
