@@ -9,6 +9,8 @@
 
 STOP='' DIED=''
 declare -A PID=() RESTARTS=() # of each step: its srun, and how often it may still be started again
+declare -A URL=() WITHIN=() PATIENCE=() READY=() BAD=() # of each server: its health, limits, and how it has been
+SICK=5 # seconds: a server that answers with an error (vLLM without its engine) is ended after so long
 SERVERS=()
 MAX_STALLED=3 # attempts in a row that save nothing new, before the job gives up
 SERVER_DIED=70 NOT_COMPLETE=75
@@ -64,20 +66,22 @@ preflight() { # what only the nodes can tell
 
 start() { # NAME: a step in the background
     local options
+    READY[$1]='' BAD[$1]=''
     mapfile -t options <"$ATTEMPT/$1.srun"
     srun "${options[@]}" "${CONTAINER[@]}" bash "$ATTEMPT/$1.sh" &
     PID[$1]=$!
 }
 
 start_servers() { # returns when all are ready, one cannot be had, or the job was asked to stop
-    local name health seconds restarts deadline
-    while IFS=$'\t' read -r name health seconds restarts <&3; do
+    local name health seconds restarts patience deadline
+    while IFS=$'\t' read -r name health seconds restarts patience <&3; do
+        URL[$name]=$health WITHIN[$name]=$seconds PATIENCE[$name]=$patience
         RESTARTS[$name]=0 # one that has never been ready would fail the same way again
         if [[ $health == - ]]; then continue; fi
         SERVERS+=("$name")
         start "$name"
     done 3<"$ATTEMPT/steps"
-    while IFS=$'\t' read -r name health seconds restarts <&3; do
+    while IFS=$'\t' read -r name health seconds restarts patience <&3; do
         deadline=$((SECONDS + seconds))
         until [[ $health == - ]] || answers "$health"; do
             if [[ -n $STOP ]] || ! check_servers; then return; fi
@@ -97,6 +101,26 @@ answers() { curl --silent --fail --noproxy '*' --max-time 2 --output /dev/null "
 pause() { # a second, or less when a signal comes
     sleep 1 &
     wait $! || true
+}
+
+end_the_unwell() { # a server that hangs, or says that it is not well: check_servers then starts it again
+    local name code limit
+    for name in "${SERVERS[@]}"; do
+        code=$(curl --silent --noproxy '*' --max-time 2 --output /dev/null --write-out '%{http_code}' "${URL[$name]}") || true
+        if [[ $code == 200 ]]; then
+            READY[$name]=1 BAD[$name]=''
+            continue
+        fi
+        BAD[$name]=${BAD[$name]:-$SECONDS}
+        limit=${WITHIN[$name]}
+        if [[ -n ${READY[$name]} ]]; then limit=${PATIENCE[$name]}; fi
+        if [[ -n ${READY[$name]} && $code != 000 ]]; then limit=$SICK; fi
+        if ((SECONDS - BAD[$name] > limit)) && alive "$name"; then
+            say "$name: ${URL[$name]} has not answered 200 for $limit s (last status $code)"
+            BAD[$name]=''
+            signal_step "$name" KILL
+        fi
+    done
 }
 
 alive() { kill -0 "${PID[$1]}" 2>/dev/null; }
@@ -121,6 +145,7 @@ watch_trainer() { # until it ends, or a server does
     while alive trainer; do
         # Again and again: a rank that has just started does not listen yet, and further signals do no harm.
         if [[ -n $STOP ]]; then signal_step trainer USR1; fi
+        end_the_unwell
         check_servers || return 0
         pause
     done

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 HEALTH_EVERY_S = 1.0
+SICK_S = 5.0
 KILL_S = 10  # on top of a component's grace, for the wrapper to clear away what is left
 LOG_LINES = 30  # of a failed component, shown in the error
 
@@ -47,7 +48,8 @@ class Running:
         process: its wrapper.
         ready: it has answered since it was started.
         asked: when its health was last asked for.
-        silent_since: when it was first asked in vain, after its last answer or its start.
+        silent_since: when it was first asked in vain, after its last good answer or its start.
+        sick: its last answer was an error: a vLLM whose engine has died says so, and stays.
     """
 
     component: Component
@@ -55,6 +57,7 @@ class Running:
     ready: bool
     asked: float = field(default_factory=time.monotonic)
     silent_since: float | None = None
+    sick: bool = False
 
 
 class Launcher:
@@ -149,6 +152,8 @@ class Launcher:
         if component.health and now - running.asked >= HEALTH_EVERY_S:
             self._hear(running)
         silent = now - running.silent_since if running.silent_since is not None else 0.0
+        if running.ready and running.sick and silent > SICK_S:
+            return f"says that it is not well: {component.health} has answered with an error for {silent:.0f} s"
         if not running.ready and silent > component.ready_within_s:
             return (
                 f"was not ready within {component.ready_within_s:g} s ({component.health} did not answer 200); "
@@ -162,7 +167,9 @@ class Launcher:
     def _hear(running: Running) -> bool:
         """Asks for its health, and notes the answer."""
         running.asked = time.monotonic()
-        if running.component.health and not answers(running.component.health):
+        status = health(running.component.health) if running.component.health else 200
+        running.sick = status not in (0, 200)
+        if status != 200:
             running.silent_since = running.silent_since or running.asked
             return False
         running.ready, running.silent_since = True, None
@@ -216,14 +223,16 @@ class Launcher:
         raise Stopped(number)
 
 
-def answers(url: str) -> bool:
-    """Whether GET `url` answers 200 within two seconds, whatever proxy the environment names."""
+def health(url: str) -> int:
+    """The status of GET `url`, 0 without an answer in two seconds, whatever proxy the environment names."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=2) as answer:
-            return answer.status == 200
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
     except (urllib.error.URLError, OSError):
-        return False
+        return 0
 
 
 def describe(code: int) -> str:

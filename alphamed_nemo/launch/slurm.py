@@ -18,7 +18,7 @@ from pathlib import Path
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.allocation import Allocation, check_allocation
-from alphamed_nemo.launch.checks import check_training
+from alphamed_nemo.launch.checks import check_layout, check_model_folder, check_training
 from alphamed_nemo.launch.components import Component, reward_server, server
 from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.settings import SECRETS, write_config
@@ -173,7 +173,8 @@ def with_secrets(env: dict[str, str]) -> dict[str, str]:
 
 def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
     """Writes config.yaml of the run and, in `folder`, for each step its srun options and its script, and `steps`:
-    name, health URL (- for none), seconds until it must be ready, restarts; tab-separated, in order."""
+    name, health URL (- for none), seconds until it must be ready, restarts, seconds without an answer that count as
+    hanging; tab-separated, in order."""
     folder.mkdir(parents=True)
     write_config(cfg, RunFolder.of(cfg).config)
     write_config(cfg, folder / "config.yaml")
@@ -182,7 +183,8 @@ def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
         component = step.component
         (folder / f"{component.name}.srun").write_text("".join(f"{option}\n" for option in step.srun_options(folder)))
         (folder / f"{component.name}.sh").write_text(step.script())
-        columns = (component.name, component.health or "-", int(component.ready_within_s), component.restarts)
+        limits = int(component.ready_within_s), component.restarts, int(component.silent_within_s)
+        columns = (component.name, component.health or "-", *limits)
         lines.append("\t".join(map(str, columns)))
     (folder / "steps").write_text("\n".join(lines) + "\n")
 
@@ -223,13 +225,15 @@ def description(cfg: Config, allocation: Allocation, steps: list[Step]) -> str:
     return "\n".join(lines)
 
 
-@recipe("train_grpo")
+@recipe("train_grpo", nemo=False)
 def main(cfg: Config) -> None:
     allocation = Allocation.from_environment()
     folder = RunFolder.of(cfg).logs / allocation.attempt
     for (section, name), variable in SECRETS.items():
         setattr(getattr(cfg, section), name, os.environ[variable])
     if os.environ.get("ALPHAMED_DRY_RUN"):
+        if Path(cfg.model.path).is_dir():  # a login node may not see it
+            check_layout(cfg, check_model_folder(cfg.model.path, "model.path"))
         print(description(cfg, allocation, plan_training(cfg, allocation)))
         return
     steps = plan_training(cfg, allocation)

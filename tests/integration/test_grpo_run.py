@@ -170,8 +170,8 @@ def test_a_killed_rollout_server_is_replaced_and_nothing_is_lost(servers, whole)
     _, metrics = whole
     folder = start_training(servers, "new-vllm", steps=4, save_every=4)
     wait_for_steps(servers, folder, 1)
-    for pid in descendants(servers[1].running["vllm"].process.pid):
-        os.kill(pid, signal.SIGKILL)
+    # The engine alone, the last that was started: the HTTP front stays, and says that it is not well.
+    os.kill(max(descendants(servers[1].running["vllm"].process.pid)), signal.SIGKILL)
     servers[1].wait("trainer")
     assert servers[1].restarted["vllm"] == 1
     assert [timeless(row) for row in rows(folder)] == [timeless(row) for row in metrics]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -135,3 +136,6 @@ def test_the_dry_run_shows_nodes_layout_memory_and_commands_and_submits_nothing(
     assert "-m alphamed_nemo.grpo.worker" in shown and "-m vllm.entrypoints.openai.api_server" in shown
     assert "--nodes=2 --nodelist=node1,node2 --ntasks=4 --ntasks-per-node=2" in shown
     assert lab.command("squeue", "--noheader") == ""
+    words = ["slurm/grpo_tiny.sh", "--dry-run", "parallel.tensor=3"]
+    wrong = subprocess.run(words, env=lab.env, cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "error: parallel.tensor: 3 does not divide" in wrong.stderr
