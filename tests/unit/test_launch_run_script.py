@@ -161,10 +161,10 @@ def test_the_status_of_a_recipe_and_of_the_tests_is_passed_on(clone: Clone) -> N
 @pytest.mark.parametrize(
     ("arguments", "pytest_arguments"),
     [
-        ([], "tests/unit tests/integration tests/slurm tests/gpu"),
+        ([], "tests/unit tests/integration tests/gpu"),
         (["unit"], "tests/unit"),
         (["integration", "-x"], "tests/integration -x"),
-        (["-k", "launch"], "tests/unit tests/integration tests/slurm tests/gpu -k launch"),
+        (["-k", "launch"], "tests/unit tests/integration tests/gpu -k launch"),
     ],
 )
 def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arguments: str) -> None:
