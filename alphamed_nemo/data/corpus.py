@@ -182,4 +182,4 @@ def reasons(text: str) -> bool:
     if box:
         cut = max(head.rfind(mark) for mark in (". ", "? ", "! ", "\n"))
         head = head[: cut + 1]
-    return len(head.split()) >= 3
+    return len(head.split(maxsplit=3)) >= 3

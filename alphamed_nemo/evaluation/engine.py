@@ -133,8 +133,13 @@ def read_responses(path: Path, known: set[str]) -> dict[str, dict]:
             raise ValueError(
                 f"{path}, line {number}: question {id!r} is not among those asked, or a response is no text"
             )
-        rows.setdefault(id, {"id": id, "responses": []})["responses"] += [{"text": text} for text in texts]
+        rows.setdefault(id, {"id": id, "responses": []})["responses"] += [{"text": _readable(text)} for text in texts]
     return rows
+
+
+def _readable(text: str) -> str:
+    """`text` with a question mark for every half of a character, which JSON can escape and no file can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def parts_path(out: Path) -> Path:

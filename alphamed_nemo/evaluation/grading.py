@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.stats import majority
@@ -29,7 +30,7 @@ class Grade:
     key: str
     answers: tuple[str | None, ...]
 
-    @property
+    @cached_property
     def correct(self) -> tuple[bool, ...]:
         """An unanswered response is wrong; so is a question without any response."""
         return tuple(answer == self.key for answer in self.answers) or (False,)

@@ -11,13 +11,13 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 from alphamed_nemo.data.question import Question
 
 log = logging.getLogger(__name__)
 
+_ENCODER = json.JSONEncoder(sort_keys=True, default=str)
 SAMPLE_BYTES = 2**16  # read from each end of a weight file; training moves every tensor, so this tells weights apart
 
 
@@ -102,7 +102,7 @@ def questions_identity(questions: Iterable[Question]) -> str:
     """A short hash of questions in their order."""
     digest = hashlib.sha256()
     for question in questions:
-        digest.update(json.dumps(asdict(question), sort_keys=True, default=str).encode("utf-8", "replace"))
+        digest.update(_ENCODER.encode(vars(question)).encode("utf-8", "replace"))
     return digest.hexdigest()[:16]
 
 

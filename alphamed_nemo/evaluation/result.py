@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, average_at_n, mcnemar, wilson
 
@@ -156,9 +158,7 @@ class EvaluationResult:
         """Writes the file in one step: it is never seen half-written."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(
-            json.dumps(self.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="replace"
-        )
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(self.to_json()), indent=1) + b"\n")
         part.replace(path)
 
     @classmethod

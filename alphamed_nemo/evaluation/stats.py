@@ -84,6 +84,8 @@ def majority(answers: Sequence[str | None]) -> str | None:
 
     None where no sample states an answer.
     """
+    if len(answers) == 1:
+        return answers[0]
     votes = Counter(answer for answer in answers if answer is not None)
     return max(votes, key=votes.__getitem__) if votes else None  # a Counter keeps the order of first occurrence
 

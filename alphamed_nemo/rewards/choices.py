@@ -17,6 +17,7 @@ CACHED_CHARS = 4000  # options longer than this in all are not cached, so that h
 AMBIGUOUS = "?"  # stated, but not as exactly one of the options
 AROUND = "()[]\"' ."  # may stand around an answer without changing it
 WORDS = frozenset(("yes", "no", "maybe"))
+_HEAD = re.compile(r"[a-z0-9]+|.", re.S)  # what normalising leaves as it is
 
 _PLAIN = str.maketrans(  # one way to write quotes, dashes and brackets; markup becomes a space
     dict(zip("’‘“”–—−（）：。", "''\"\"---():.", strict=True)) | {c: " " for c in "{}$*_`#\\~"}
@@ -48,11 +49,12 @@ class Choices:
         by_text: normalised text → letter.
         boxes: `{C}`, `{c}` → letter, the quick look-up for the usual box.
         words: the options are yes, no and maybe.
-        initials: first characters of the texts, the quick test of whether one can stand somewhere.
+        heads: first words of the texts, or first characters of those that begin with none: the quick test of whether
+            one can stand somewhere.
         longest: characters of the longest text.
     """
 
-    __slots__ = ("initials", "letters", "texts", "by_text", "boxes", "words", "longest")
+    __slots__ = ("heads", "letters", "texts", "by_text", "boxes", "words", "longest")
 
     def __init__(self, options: Sequence[str]):
         if isinstance(options, str):
@@ -65,7 +67,7 @@ class Choices:
             self.by_text.setdefault(text.strip(AROUND), letter)
         self.boxes = {f"{{{shown}}}": letter for letter in self.letters for shown in (letter, letter.lower())}
         self.words = bool(texts) and WORDS.issuperset(texts)
-        self.initials = frozenset(text[:1] for text in texts)
+        self.heads = tuple({_HEAD.match(text).group() for text in texts if text})
         self.longest = max(map(len, texts), default=0)
 
     def text_of(self, letter: str) -> str:

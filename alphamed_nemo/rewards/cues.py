@@ -9,31 +9,6 @@ from __future__ import annotations
 
 import re
 
-# Words that may open a statement. What follows (or precedes) decides.
-KEY = re.compile(
-    r"(?<![a-z])(?:a(?:nswer|ns(?=[ .:=-])|ppears to be )|b(?:oxed|est (?:fits|matches|answers|explains)|est)"
-    r"|c(?:ho(?:ice|os|se)|on(?:clu(?:sion|de)|sequently)|orrect)|d(?:iagnosis|ecision)|e(?:limination|xclusion)"
-    r"|f(?:its best|its the|inal)|g(?:uess|o(?:ing)? with)|hence|i(?:s |t's|t is|t must be)|l(?:abel|eav(?:es|ing))"
-    r"|m(?:ak(?:es|ing) |ost|ust be )|o(?:ptions?|pt for)|p(?:ick|rediction)|r(?:e(?:sponse|sult|mains)|ight)"
-    r"|s(?:elect(?:ion)?|eems to be |o\b|ay|olution|ettle on|hould be )|th(?:erefore|us|is is|at is|at's)|ultimately"
-    r"|v(?:erdict|ote for)|w(?:ent with|hich is|ould be )|\[\[|答案|选)"
-)
-NOUNS = frozenset(
-    "answer option choice response selection conclusion diagnosis guess prediction solution decision verdict "
-    "result label final 答案".split()
-)
-VERBS = frozenset(
-    "choos chose select pick leaves leaving say conclude".split()
-    + ["go with", "going with", "went with", "opt for", "settle on", "vote for"]
-)
-MAKES = frozenset(("makes ", "making "))
-SHORTENED = re.compile(r"\s?[.:=–-]{1,2}\s?|(?<=^ans)\s|(?<=\nans)\s")  # after "ans"
-LEADS = frozenset(
-    "therefore thus hence so elimination exclusion consequently ultimately it's that's".split()
-    + ["it is", "it must be", "this is", "that is", "which is"]
-)
-SUPERLATIVES = frozenset("most best correct right".split())
-
 _ADVERB = (  # spaces are escaped because some of the patterns below are verbose
     r"(?:therefore|thus|then|hence|clearly|definitely|certainly|most\ likely|most\ probably|very\ likely|probably"
     r"|likely|now|simply|actually|indeed|still|in\ fact|also|undoubtedly|unequivocally|ultimately|of\ course"
@@ -44,6 +19,34 @@ _VERB = (
     r"|can\ only|needs\ to)"
     rf"\s+(?:{_ADVERB}\s+)?(?:be|have\ to\ be)\b)"
 )
+_OF_PREDICATE = rf"(?=\ (?:{_ADVERB},?\ )?(?:the|my|our|your|correct|right|best)\b)"  # what PREDICATE goes on with
+
+# Words that may open a statement; what follows (or precedes) decides. A word's own character before it is part of the
+# match: so the engine skips from word to word by a set of characters.
+KEY = re.compile(
+    r"[^a-z](a(?:nswer|ns(?=[ .:=-])|ppears to be(?= ))|b(?:oxed|est (?:fits|matches|answers|explains)|est)"
+    r"|c(?:ho(?:ice|os|se)|on(?:clu(?:sion|de)|sequently)|orrect)|d(?:iagnosis|ecision)|e(?:limination|xclusion)"
+    r"|f(?:its best|its the|inal)|g(?:uess|o(?:ing)? with)|hence"
+    rf"|i(?:s{_OF_PREDICATE}|t's|t is|t must be)|l(?:abel|eav(?:es|ing))"
+    rf"|m(?:ak(?:es|ing)(?= )|ost|ust be{_OF_PREDICATE})|o(?:ptions?|pt for)|p(?:ick|rediction)"
+    r"|r(?:e(?:sponse|sult|mains)|ight)"
+    rf"|s(?:elect(?:ion)?|eems to be(?= )|o\b|ay|olution|ettle on|hould be{_OF_PREDICATE})"
+    r"|th(?:erefore|us|is is|at is|at's)|ultimately"
+    rf"|v(?:erdict|ote for)|w(?:ent with|hich is|ould be{_OF_PREDICATE})|\[(?=\[)|答案(?!选|\[\[)|选)"
+)
+NOUNS = frozenset(
+    "answer option choice response selection conclusion diagnosis guess prediction solution decision verdict "
+    "result label final 答案".split()
+)
+VERBS = frozenset(
+    "choos chose select pick leaves leaving say conclude".split()
+    + ["go with", "going with", "went with", "opt for", "settle on", "vote for"]
+)
+MAKES = frozenset(("makes", "making"))
+SHORTENED = re.compile(r"\s?[.:=–-]{1,2}\s?|(?<=^ans)\s|(?<=\nans)\s")  # after "ans"
+LEADS = frozenset("therefore thus hence so elimination exclusion consequently ultimately it's that's".split())
+CLAUSES = frozenset(("it must be", "this is", "that is", "which is"))
+SUPERLATIVES = frozenset("most best correct right".split())
 
 # answer → its verb or colon: "answer to this question would therefore be", '"answer_choice":', "answer**:", "answer ⇒"
 LINK = re.compile(

@@ -55,10 +55,11 @@ def extract_lenient(text: str, choices: Choices) -> str | None:
     weak, tried, done, window = None, 0, 0, None
     for reach, size in (*STEPS, (len(text), len(text))):
         if window is None or len(window.raw) < min(size, len(text)):
-            window = Text.of(text[-size:], choices)
+            window = Text.of("\n" + text[-size:], choices)  # so that a word at its very beginning is one, too
         end = len(window.raw) - done
         start = max(0, len(window.raw) - reach)
-        keys = [key for key in cues.KEY.finditer(window.low, start, end + LONGEST_KEY) if key.start() < end]
+        found = cues.KEY.finditer(window.low, max(0, start - 1), end + LONGEST_KEY)
+        keys = [key for key in found if key.start(1) < end]
         statement, weak = _last_statement(window, keys[-MAX_CUES:], weak)
         if statement is not None:
             return None if statement.letter == AMBIGUOUS else statement.letter
@@ -96,103 +97,86 @@ def _last_statement(window: Text, keys: list[re.Match], weak: str | None) -> tup
 
 def _statement_at(window: Text, key: re.Match) -> Statement | None:
     """What the cue word `key` states, if it opens a statement at all."""
-    word, start = key.group(), key.start()
-    if word == "boxed":
-        return _box(window, start)
-    if word in cues.NOUNS:
-        return _after_noun(window, key)
-    if word == "ans":
-        return _after_link(window, cues.SHORTENED.match(window.low, key.end()))
-    if word == "选":
-        return _after_link(window, key)
-    if word in cues.MAKES:
-        return _made(window, key)
-    if word in cues.SUPERLATIVES:
-        return _after_superlative(window, key)
-    if word in cues.VERBS:
-        return _after_verb(window, key)
-    if word in cues.LEADS:
-        return _after_lead(window, key) or (_predicate(window, start + 3) if word.endswith(" is") else None)
-    if word == "[[":
-        choice = read_choice(window, start)
-        return (
-            Statement(choice.letter, choice.end) if choice and window.low[choice.end - 2 : choice.end] == "]]" else None
-        )
-    return _predicate(window, start)
+    return _READERS.get(key[1], _predicate)(window, key[1], *key.span(1))
 
 
-def _box(window: Text, start: int) -> Statement | None:
-    if start == 0 or window.raw[start - 1] != "\\":
+def _box(window: Text, word: str, start: int, end: int) -> Statement | None:
+    if window.raw[start - 1] != "\\":
         return None
-    content = box_content(window.raw, start + 5 - len(BOX))
+    content = box_content(window.raw, end - len(BOX))
     letter = read_whole(content, window.choices) if content else None
     return Statement(letter, start + len(content)) if letter else None
 
 
-def _after_noun(window: Text, key: re.Match) -> Statement | None:
-    link = cues.LINK.match(window.low, key.end())
+def _brackets(window: Text, word: str, start: int, end: int) -> Statement | None:
+    """ "[[C]]", the form that judges are asked for."""
+    choice = read_choice(window, start)
+    closed = choice is not None and window.low[choice.end - 2 : choice.end] == "]]"
+    return Statement(choice.letter, choice.end) if closed else None
+
+
+def _after_noun(window: Text, word: str, start: int, end: int) -> Statement | None:
+    link = cues.LINK.match(window.low, end)
     if link is None:
-        return _bare_noun(window, key)
-    if link.group()[-1] == "\n" and not cues.HEADING.search(window.low, max(0, key.start() - 40), key.start()):
+        return _bare_noun(window, start, end) if word == "answer" else None
+    if link.group()[-1] == "\n" and not cues.HEADING.search(window.low, max(0, start - 40), start):
         return None
     colon = link.group()[-1] in ":=\n>"
     choice = read_choice(window, link.end(), colon)
-    if (
-        choice is None
-        or _guarded(window.low, key.start(), "would" in link.group(), choice.end)
-        or _is_list(window, choice)
-    ):
+    if choice is None or _guarded(window.low, start, "would" in link.group(), choice.end) or _is_list(window, choice):
         return None
-    weak = choice.by_text and not key.group().startswith(
+    weak = choice.by_text and not word.startswith(
         ("answer", "ans", "option", "choice", "conclusion", "prediction", "response")
     )
     return Statement(choice.letter, choice.end, weak)
 
 
-def _after_link(window: Text, link: re.Match | None) -> Statement | None:
-    """ "Ans: C": the choice after a cue that cannot be anything else."""
-    choice = read_choice(window, link.end(), colon=True) if link else None
+def _after_shortened(window: Text, word: str, start: int, end: int) -> Statement | None:
+    """ "Ans: C"."""
+    link = cues.SHORTENED.match(window.low, end)
+    return _sure(window, word, start, link.end()) if link else None
+
+
+def _sure(window: Text, word: str, start: int, end: int) -> Statement | None:
+    """The choice after a cue that cannot be anything else."""
+    choice = read_choice(window, end, colon=True)
     return Statement(choice.letter, choice.end) if choice and not _is_list(window, choice) else None
 
 
-def _bare_noun(window: Text, key: re.Match) -> Statement | None:
+def _bare_noun(window: Text, start: int, end: int) -> Statement | None:
     """ "Answer C" at the start of a line, or "final answer (C)": no verb, no colon."""
-    low, start = window.low, key.start()
-    if key.group() != "answer" or not low.startswith(" ", key.end()):
+    low = window.low
+    if not low.startswith(" ", end):
         return None
     before = low[max(0, start - 12) : start]
-    if not (start == 0 or before.endswith(("\n", "\n**", "final ", "correct ", "best ", "i'd ", "i would "))):
+    if not before.endswith(("\n", "\n**", "final ", "correct ", "best ", "i'd ", "i would ")):
         return None
-    choice = read_choice(window, key.end())
+    choice = read_choice(window, end)
     if choice is None or choice.by_text or _guarded(low, start, False, choice.end):
         return None
     return Statement(choice.letter, choice.end)
 
 
-def _after_superlative(window: Text, key: re.Match) -> Statement | None:
-    phrase = cues.SUPERLATIVE.match(window.low, key.start())
+def _after_superlative(window: Text, word: str, start: int, end: int) -> Statement | None:
+    phrase = cues.SUPERLATIVE.match(window.low, start)
     if phrase is None or "common" in phrase["noun"]:
         return None
     choice = read_choice(window, phrase.end(), phrase.group().endswith(":"))
-    if (
-        choice is None
-        or _guarded(window.low, key.start(), "would" in phrase.group(), choice.end)
-        or _is_list(window, choice)
-    ):
+    if choice is None or _guarded(window.low, start, "would" in phrase.group(), choice.end) or _is_list(window, choice):
         return None
     return Statement(choice.letter, choice.end, choice.by_text)
 
 
-def _after_verb(window: Text, key: re.Match) -> Statement | None:
-    low, word = window.low, key.group()
-    before = low[max(0, key.start() - 10) : key.start()]
+def _after_verb(window: Text, word: str, start: int, end: int) -> Statement | None:
+    low = window.low
+    before = low[max(0, start - 10) : start]
     if word == "say" and not before.endswith(("i'd ", "i would ", "i'll ", "i ", "would ")):
         return None
-    tail = cues.VERB_TAIL.match(low, key.end())
+    tail = cues.VERB_TAIL.match(low, end)
     if tail is None:
         return None
     choice = read_choice(window, tail.end() - (tail.group()[-1:] in OPENING_MARKS))
-    if choice is None or _guarded(low, key.start(), False, choice.end) or _is_list(window, choice):
+    if choice is None or _guarded(low, start, False, choice.end) or _is_list(window, choice):
         return None
     return Statement(choice.letter, choice.end, choice.by_text)
 
@@ -200,33 +184,34 @@ def _after_verb(window: Text, key: re.Match) -> Statement | None:
 OPENING_MARKS = tuple("*_`\"'$([")
 
 
-def _after_lead(window: Text, key: re.Match) -> Statement | None:
+def _after_lead(window: Text, word: str, start: int, end: int) -> Statement | None:
     """ "Therefore, C." A letter alone: the text of an option after "therefore" may be anything."""
     low = window.low
-    position = key.end() + (low[key.end() : key.end() + 1] in (",", ":"))
-    if not low.startswith((" ", "\n"), position) or (low[position] == "\n" and position == key.end()):
+    position = end + (low[end : end + 1] in (",", ":"))
+    if not low.startswith((" ", "\n"), position) or (low[position] == "\n" and position == end):
         return None
     choice = read_choice(window, position, texts=False)
     if choice is None or choice.letter == AMBIGUOUS:
         return None
-    if _guarded(low, key.start(), False, choice.end) or _is_list(window, choice):
+    if _guarded(low, start, False, choice.end) or _is_list(window, choice):
         return None
     return Statement(choice.letter, choice.end)
 
 
-def _made(window: Text, key: re.Match) -> Statement | None:
+def _it_is(window: Text, word: str, start: int, end: int) -> Statement | None:
+    """ "It is C", or "Option C: it is the correct answer"."""
+    return _after_lead(window, word, start, end) or _predicate(window, "is", end - 2, end)
+
+
+def _made(window: Text, word: str, start: int, end: int) -> Statement | None:
     """ "Which makes C the correct answer." """
-    choice = read_choice(window, key.end())
-    if (
-        choice is None
-        or not cues.MADE.match(window.low, choice.end)
-        or _guarded(window.low, key.start(), False, choice.end)
-    ):
+    choice = read_choice(window, end)
+    if choice is None or not cues.MADE.match(window.low, choice.end) or _guarded(window.low, start, False, choice.end):
         return None
     return Statement(choice.letter, choice.end, choice.by_text)
 
 
-def _predicate(window: Text, start: int) -> Statement | None:
+def _predicate(window: Text, word: str, start: int, end: int) -> Statement | None:
     """ "Option C is the correct answer": the choice stands before the cue."""
     low = window.low
     predicate = cues.PREDICATE.match(low, start)
@@ -294,3 +279,13 @@ def _is_list(window: Text, choice: Choice) -> bool:
         return choice.letter == letters[0]
     rest = window.low[found.end() : found.end() + len(own) + 8]
     return rest.startswith(own) and _ENTRY_END.match(rest, len(own)) is not None
+
+
+_READERS = (  # by cue word; any other may be the verb of "C is the correct answer"
+    dict.fromkeys(cues.NOUNS, _after_noun)
+    | dict.fromkeys(cues.SUPERLATIVES, _after_superlative)
+    | dict.fromkeys(cues.VERBS, _after_verb)
+    | dict.fromkeys(cues.LEADS | cues.CLAUSES, _after_lead)
+    | dict.fromkeys(cues.MAKES, _made)
+    | {"it is": _it_is, "boxed": _box, "ans": _after_shortened, "选": _sure, "[": _brackets}
+)

@@ -102,7 +102,7 @@ def own_text_at(text: Text, start: int) -> Choice | None:
     choices = text.choices
     article = _ARTICLE.match(text.low, start)
     for begin in (start, article.end()) if article else (start,):
-        if text.low[begin : begin + 1] not in choices.initials:
+        if not text.low.startswith(choices.heads, begin):
             continue
         shown = normalise(text.low[begin : begin + choices.longest + 60])
         fits = [t for t in choices.texts if t and shown.startswith(t) and _WORD_END.match(shown, len(t))]
