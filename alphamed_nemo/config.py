@@ -169,6 +169,7 @@ class GrpoConfig:
     updates_per_batch: int = 1  # mini-batches of a rollout batch
     epochs: int = 1  # passes over a rollout batch
     tokens_per_microbatch: int = 4096  # packed tokens; every micro-batch is padded to this
+    share_prompts: bool | None = None  # compute a prompt once for its samples; null: with the local layers, which can
     questions: str = ""  # training file; empty: <run>/data/subset.jsonl
     max_token_mult_prob_error: float = 1.05  # mean exp|rollout − trainer|; above it the run stops
     max_logprob_difference: float = 0.0  # largest |rollout − trainer| allowed; 0: not gated

@@ -26,6 +26,7 @@ class Updater:
     def __init__(self, cfg: Config, policy: MegatronPolicy) -> None:
         self.cfg = cfg
         self.policy = policy
+        self.share_prompts = policy.is_local if cfg.grpo.share_prompts is None else cfg.grpo.share_prompts
         self.reference = ReferencePolicy(policy) if cfg.grpo.kl_coef else None
 
     def update(self, groups: list[Group], timing: dict[str, float]) -> dict[str, float]:
@@ -72,6 +73,7 @@ class Updater:
             self.cfg.grpo.tokens_per_microbatch,
             data_rank=self.policy.data_rank,
             data_size=self.cfg.parallel.data,
+            share_prompts=self.share_prompts,
         )
 
 

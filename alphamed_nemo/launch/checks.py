@@ -154,6 +154,11 @@ def check_devices(cfg: Config) -> None:
     if wanted and not cuda:
         key, value, without = wanted[0]
         raise ValueError(f"{key}: {value} needs a CUDA device and there is none; set {without}")
+    if cfg.grpo.share_prompts and cuda and cfg.model.spec != "local":
+        raise ValueError(
+            "grpo.share_prompts: Transformer Engine's attention knows no shared prompts; set it to null, or "
+            "model.spec=local"
+        )
     if cfg.model.fp8 and cfg.model.spec == "local":
         raise ValueError("model.fp8: needs Transformer Engine's layers; set model.spec=transformer_engine")
     if cfg.model.fp8 and cfg.grpo.tokens_per_microbatch % FP8_MULTIPLE:

@@ -1,11 +1,14 @@
 """Attention over packed sequences, and the norm, for Megatron's local layer spec (no Transformer Engine).
 
-Sequences of a pack are attended to in groups of about equal length, each group padded on the right to one length and
+Segments of a pack are attended to in groups of about equal length, each group padded on the right to one length and
 given to one `scaled_dot_product_attention` call. That is exact: under the causal mask a real query never sees the
-padding that comes after it. On CPU it is two to four times faster than one call for each short sequence.
+padding that comes after it. On CPU it is two to four times faster than one call for each short sequence. Where samples
+share their prompt, a sample's segment sees the keys of the shared part before its own.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +17,48 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-# Sequences share a call when their lengths round up to the same multiple of this: little padding, few calls.
+# Segments share a call when their lengths round up to the same multiple of this: little padding, few calls.
 _LENGTH_STEP = 16
+
+
+@dataclass
+class SharedPromptParams(PackedSeqParams):
+    """A pack in which segments may continue others (`policy/packing.py`).
+
+    To Megatron it is one sequence: then the rotary embedding takes the angles of T tokens as they are, instead of
+    counting positions from 0 in each segment.
+
+    Attributes:
+        bounds: int32 [S + 1], where segments begin and end.
+        continues: int64 [S], for each segment the one that it continues, −1 for none.
+    """
+
+    bounds: Tensor | None = None
+    continues: Tensor | None = None
+
+    @classmethod
+    def of(cls, bounds: Tensor, continues: Tensor, max_seqlen: int) -> SharedPromptParams:
+        whole = bounds[[0, -1]]
+        return cls(
+            "thd", whole, whole, max_seqlen_q=max_seqlen, max_seqlen_kv=max_seqlen, bounds=bounds, continues=continues
+        )
+
+
+@dataclass
+class _Group:
+    """Segments whose queries are computed in one call: `count` of them, padded to one length.
+
+    Attributes:
+        queries: int64 [count, length], the token at each place; places beyond a segment's end repeat its last.
+        keys: int64 [count, shared + length], the same for its keys, those of the shared part first.
+        mask: bool [count, 1, length, shared + length], what each query sees; None: the causal mask.
+        kept: int64, places of `queries` that are real.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor | None
+    kept: Tensor
 
 
 class PackedAttention(MegatronModule):
@@ -53,48 +96,63 @@ class PackedAttention(MegatronModule):
             query, key, value = query.float(), key.float(), value.float()
         attended = []
         groups, order = _groups(packed_seq_params)
-        for gather, kept in groups:
-            count, length = gather.shape
+        for group in groups:
             q, k, v = (
-                x.index_select(0, gather.view(-1)).view(count, length, *x.shape[1:]).transpose(1, 2)
-                for x in (query, key, value)
+                x.index_select(0, places.view(-1)).view(*places.shape, *x.shape[1:]).transpose(1, 2)
+                for x, places in ((query, group.queries), (key, group.keys), (value, group.keys))
             )
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale, enable_gqa=True)
-            attended.append(out.transpose(1, 2).reshape(count * length, -1).index_select(0, kept))
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=group.mask, is_causal=group.mask is None, scale=self.scale, enable_gqa=True
+            )
+            attended.append(out.transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, group.kept))
         return torch.cat(attended).index_select(0, order).to(dtype)
 
 
-def _groups(packed: PackedSeqParams) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """How to gather the sequences of a pack into padded groups and to put the results back.
+def _groups(packed: PackedSeqParams) -> tuple[list[_Group], Tensor]:
+    """How to gather the segments of a pack into padded groups and to put the results back.
 
     Computed once for a pack and kept on it, since every layer asks.
 
     Returns:
-        For each group `gather` [count, length], the token shown at each place (a place beyond a sequence's end repeats
-        its last token), and `kept` [tokens], the places that are real; and `order` [T], for each token its row in
-        the concatenation of all groups' kept places.
+        The groups, and `order` [T]: for each token its row in the concatenation of all groups' kept places.
     """
     cached = getattr(packed, "_groups", None)
     if cached is not None:
         return cached
+    shares = isinstance(packed, SharedPromptParams)
     device = packed.cu_seqlens_q.device
-    bounds = packed.cu_seqlens_q.cpu().long()
+    bounds = (packed.bounds if shares else packed.cu_seqlens_q).cpu().long()
     starts, lengths = bounds[:-1], bounds.diff()
-    rounded = (lengths + _LENGTH_STEP - 1) // _LENGTH_STEP * _LENGTH_STEP
+    parents = packed.continues.cpu() if shares else torch.full_like(starts, -1)
+    shared = torch.where(parents >= 0, lengths[parents], 0)  # tokens that a segment continues
+    kinds = torch.stack([_rounded(lengths), _rounded(shared)], dim=1)
     groups, tokens = [], []
-    for length in rounded.unique().tolist():
-        members = rounded == length
+    for kind in kinds.unique(dim=0):
+        length, before = kind.tolist()
         if length == 0:
             continue
+        members = (kinds == kind).all(dim=1)
         place = torch.arange(length)
         start, size = starts[members, None], lengths[members, None]
-        gather = start + torch.minimum(place, size - 1)
+        queries = start + torch.minimum(place, size - 1)
         real = place < size
-        groups.append((gather.to(device), real.flatten().nonzero().squeeze(1).to(device)))
-        tokens.append(gather[real])
-    order = torch.argsort(torch.cat(tokens)).to(device)
-    packed._groups = (groups, order)
+        keys, mask = queries, None
+        if before:
+            place_before, size_before = torch.arange(before), shared[members, None]
+            keys = torch.cat(
+                [starts[parents[members], None] + torch.minimum(place_before, size_before - 1), queries], dim=1
+            )
+            seen_before = (place_before < size_before)[:, None, None, :].expand(-1, 1, length, before)
+            seen = (place[None, :] <= place[:, None]).expand(len(queries), 1, length, length)
+            mask = torch.cat([seen_before, seen], dim=-1).to(device)
+        groups.append(_Group(queries.to(device), keys.to(device), mask, real.flatten().nonzero().squeeze(1).to(device)))
+        tokens.append(queries[real])
+    packed._groups = groups, torch.argsort(torch.cat(tokens)).to(device)
     return packed._groups
+
+
+def _rounded(lengths: Tensor) -> Tensor:
+    return (lengths + _LENGTH_STEP - 1) // _LENGTH_STEP * _LENGTH_STEP
 
 
 class PackedRMSNorm(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Megatron's GPTModel, which can compute logits for some positions only."""
+"""Megatron's GPTModel, which can compute logits for some positions only, and takes samples that share a prompt."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
+
+from alphamed_nemo.policy.attention import SharedPromptParams
 
 
 class PolicyGPTModel(GPTModel):
@@ -30,6 +32,13 @@ class PolicyGPTModel(GPTModel):
         assert rows is None or not self.config.sequence_parallel
         self._rows = rows
         return super().forward(*args, **kwargs)
+
+    def _preprocess(self, **kwargs: Any) -> tuple[Any, ...]:
+        found = super()._preprocess(**kwargs)
+        if not isinstance(kwargs["packed_seq_params"], SharedPromptParams):
+            return found
+        decoder_input, angles, *others = found
+        return decoder_input, angles[kwargs["position_ids"].squeeze(0)], *others
 
     def _postprocess(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         if self.post_process and self._rows is not None:

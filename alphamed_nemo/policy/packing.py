@@ -1,4 +1,9 @@
-"""Sequences into packed micro-batches: many sequences one after another in one row of tokens (THD layout)."""
+"""Sequences into packed micro-batches: many sequences one after another in one row of tokens (THD layout).
+
+The samples of one prompt can share it: its tokens but the last lie in the row once, as a segment of their own, and each
+sample's segment, the prompt's last token and the response, continues that one. What a token sees is the same, so log-
+probabilities and gradients are, and the prompt is computed once for the group instead of once a sample.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import chain
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
@@ -47,10 +52,12 @@ class PackedBatch:
         positions: int64 [T], counted from 0 in each sequence.
         targets: int64 [T], the next token of the same sequence; 0 where there is none.
         mask: bool [T], True where the target is a response token.
-        sequence: int64 [T], index of the sequence in this pack; −1 for padding.
+        sequence: int64 [T], index of the sequence in this pack; −1 for padding and for tokens that samples share.
         advantages, rollout_logprobs: float32 [T], aligned with targets; 0 outside the mask.
-        cu_seqlens: int32 [S + 1], where sequences begin and end; covers all T tokens, padding being one more sequence.
-        max_seqlen: length of the longest, padding included.
+        cu_seqlens: int32 [S + 1], where segments begin and end; covers all T tokens, padding being one more segment. A
+            segment is a sequence, or a part of one where samples share their prompt.
+        max_seqlen: length of the longest sequence, padding included.
+        continues: int64 [S], for each segment the one that it continues, −1 where it begins a sequence; None: all do.
         old_logprobs, ref_logprobs: float32 [T], aligned with targets, where they have been computed.
     """
 
@@ -63,6 +70,7 @@ class PackedBatch:
     rollout_logprobs: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
+    continues: Tensor | None = None
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
 
@@ -77,7 +85,11 @@ class PackedBatch:
 
 
 def pack(
-    sequences: Sequence[TrainSequence], tokens_per_microbatch: int, data_rank: int = 0, data_size: int = 1
+    sequences: Sequence[TrainSequence],
+    tokens_per_microbatch: int,
+    data_rank: int = 0,
+    data_size: int = 1,
+    share_prompts: bool = False,
 ) -> list[PackedBatch]:
     """Packs sequences into as few micro-batches as fit, with about the same number of tokens in each.
 
@@ -89,6 +101,8 @@ def pack(
         sequences: of the whole mini-batch, the same on every rank.
         tokens_per_microbatch: the most tokens in a micro-batch.
         data_rank, data_size: which data-parallel rank's share to return.
+        share_prompts: neighbours with one prompt share its tokens. For the local layers only: Transformer Engine's
+            attention knows no segments that continue others.
 
     Returns:
         This rank's micro-batches, equally many on each rank; some may be padding alone.
@@ -100,10 +114,12 @@ def pack(
         raise ValueError("no sequences to pack")
     for index, sequence in enumerate(sequences):
         _check(index, sequence, tokens_per_microbatch)
-    bins = divide([len(sequence) for sequence in sequences], tokens_per_microbatch, data_size)
-    fullest = max(sum(len(sequences[i]) for i in members) for members in bins)
+    units = _families(sequences, tokens_per_microbatch) if share_prompts else [[sequence] for sequence in sequences]
+    sizes = [_family_size(unit) for unit in units]
+    bins = divide(sizes, tokens_per_microbatch, data_size)
+    fullest = max(sum(sizes[i] for i in members) for members in bins)
     length = min(tokens_per_microbatch, math.ceil(fullest / _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
-    return [_lay_out([sequences[i] for i in members], length) for members in bins[data_rank::data_size]]
+    return [_lay_out([units[i] for i in members], length) for members in bins[data_rank::data_size]]
 
 
 def empty_like(batch: PackedBatch) -> PackedBatch:
@@ -157,27 +173,83 @@ def _balanced(longest_first: list[int], lengths: list[int], limit: int, bins: in
     return members
 
 
-def _lay_out(sequences: list[TrainSequence], length: int) -> PackedBatch:
-    """One micro-batch of `length` tokens."""
-    sizes = torch.tensor([len(s) for s in sequences], dtype=torch.int64)
+def _families(sequences: Sequence[TrainSequence], limit: int) -> list[list[TrainSequence]]:
+    """Neighbours with one prompt, as many together as fit into a micro-batch."""
+    families: list[list[TrainSequence]] = []
+    for _, members in groupby(sequences, key=lambda sequence: sequence.prompt_ids):
+        family: list[TrainSequence] = []
+        for member in members:
+            if family and _family_size([*family, member]) > limit:
+                families.append(family)
+                family = []
+            family.append(member)
+        families.append(family)
+    return families
+
+
+def _family_size(family: list[TrainSequence]) -> int:
+    """Tokens of sequences that share their prompt, but for its last token."""
+    return sum(map(len, family)) - (len(family) - 1) * (len(family[0].prompt_ids) - 1)
+
+
+@dataclass
+class _Segment:
+    """Tokens that lie together: a sequence, the part of a prompt that samples share, or a sample's own part.
+
+    Attributes:
+        ids: token ids.
+        first: position of the first of them in its sequence.
+        sequence: index of the sequence, −1 for a shared part.
+        continues: index of the segment that this one continues, −1 for none.
+    """
+
+    ids: list[int]
+    first: int = 0
+    sequence: int = -1
+    continues: int = -1
+
+
+def _segments(families: list[list[TrainSequence]]) -> list[_Segment]:
+    segments: list[_Segment] = []
+    count = 0
+    for family in families:
+        prompt = family[0].prompt_ids
+        shared = len(prompt) - 1 if len(family) > 1 else 0
+        parent = -1
+        if shared:
+            parent = len(segments)
+            segments.append(_Segment(prompt[:-1]))
+        for member in family:
+            own = prompt[shared:] + member.response_ids
+            segments.append(_Segment(own, shared, count, parent))
+            count += 1
+    return segments
+
+
+def _lay_out(families: list[list[TrainSequence]], length: int) -> PackedBatch:
+    """One micro-batch of `length` tokens; the members of a family share their prompt."""
+    sequences, segments = list(chain.from_iterable(families)), _segments(families)
+    sizes = torch.tensor([len(segment.ids) for segment in segments], dtype=torch.int64)
     prompts = torch.tensor([len(s.prompt_ids) for s in sequences], dtype=torch.int64)
     used = int(sizes.sum())
     ends = sizes.cumsum(0)
-    starts = ends - sizes
+    shift = torch.tensor([segment.first for segment in segments], dtype=torch.int64) - (ends - sizes)
+    owner = torch.tensor([segment.sequence for segment in segments], dtype=torch.int64)
+    segment_of = torch.repeat_interleave(torch.arange(len(segments)), sizes)
 
     tokens = torch.zeros(length, dtype=torch.int64)
-    tokens[:used] = torch.tensor(list(chain.from_iterable(chain(s.prompt_ids, s.response_ids) for s in sequences)))
+    tokens[:used] = torch.tensor(list(chain.from_iterable(segment.ids for segment in segments)))
     sequence = torch.full((length,), -1, dtype=torch.int64)
-    sequence[:used] = torch.repeat_interleave(torch.arange(len(sequences)), sizes)
+    sequence[:used] = owner[segment_of]
     positions = torch.arange(length)
-    positions[:used] -= starts[sequence[:used]]
+    positions[:used] += shift[segment_of]
     positions[used:] -= used
 
     has_target = sequence >= 0
     has_target[ends - 1] = False
     targets = torch.where(has_target, tokens.roll(-1), 0)
     mask = has_target.clone()
-    mask[:used] &= positions[:used] >= prompts[sequence[:used]] - 1
+    mask[has_target] &= positions[has_target] >= prompts[sequence[has_target]] - 1
 
     # Response tokens in the order of the pack are exactly the targets under the mask.
     advantages, rollout_logprobs = torch.zeros(length), torch.zeros(length)
@@ -186,7 +258,7 @@ def _lay_out(sequences: list[TrainSequence], length: int) -> PackedBatch:
         list(chain.from_iterable(s.rollout_logprobs or [0.0] * len(s.response_ids) for s in sequences))
     )
     bounds = [0, *ends.tolist()] + ([length] if used < length else [])
-    cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
+    continues = [segment.continues for segment in segments] + ([-1] if used < length else [])
     return PackedBatch(
         tokens=tokens,
         positions=positions,
@@ -195,8 +267,9 @@ def _lay_out(sequences: list[TrainSequence], length: int) -> PackedBatch:
         sequence=sequence,
         advantages=advantages,
         rollout_logprobs=rollout_logprobs,
-        cu_seqlens=cu_seqlens,
-        max_seqlen=int(cu_seqlens.diff().max()),
+        cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
+        max_seqlen=int(positions.max()) + 1,
+        continues=torch.tensor(continues) if max(continues) >= 0 else None,
     )
 
 

@@ -94,6 +94,11 @@ class MegatronPolicy:
             self.optimizer, self.scheduler = build_optimizer(self.model, optim, total_steps)
         self.data_rank: int = parallel_state.get_data_parallel_rank()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its layers are Megatron's own, not Transformer Engine's."""
+        return self.model[0].config.transformer_impl == "local"
+
     @cached_property
     def tokenizer(self) -> Any:
         """transformers' tokenizer of the folder that the weights came from."""

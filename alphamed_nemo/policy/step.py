@@ -14,6 +14,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from alphamed_nemo.policy.attention import SharedPromptParams
 from alphamed_nemo.policy.logprobs import token_logprobs
 from alphamed_nemo.policy.packing import PackedBatch, empty_like
 
@@ -111,6 +112,8 @@ def _run(
 
 
 def _packed_params(batch: PackedBatch) -> PackedSeqParams:
+    if batch.continues is not None:
+        return SharedPromptParams.of(batch.cu_seqlens, batch.continues, batch.max_seqlen)
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=batch.cu_seqlens,

@@ -44,7 +44,8 @@ def sequences() -> list[TrainSequence]:
     def ids(count: int) -> list[int]:
         return torch.randint(0, VOCAB, (count,), generator=generator).tolist()
 
-    return [TrainSequence(ids(3 + 5 * i), ids(1 + (7 * i) % 40), advantage=0.6 - i / 12) for i in range(14)]
+    prompts = [ids(1 + 14 * group) for group in range(5)]  # of three responses each, and of two
+    return [TrainSequence(prompts[i // 3], ids(1 + (7 * i) % 40), advantage=0.6 - i / 12) for i in range(14)]
 
 
 TOKENS = sum(len(s.response_ids) for s in sequences())
@@ -64,8 +65,8 @@ def policy_of(folder: str, parallel: dict, optim: dict | None = None, **kwargs):
     return MegatronPolicy(model, ParallelConfig(**parallel), optimizer, folder, **kwargs)
 
 
-def own_batches(policy, parallel: dict, limit: int) -> list[PackedBatch]:
-    return pack(sequences(), limit, policy.data_rank, parallel.get("data", 1))
+def own_batches(policy, parallel: dict, limit: int, share_prompts: bool = False) -> list[PackedBatch]:
+    return pack(sequences(), limit, policy.data_rank, parallel.get("data", 1), share_prompts)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_logprobs_equal_transformers(folders, references, family, parallel):
 
 
 def gradients(
-    folder: str, parallel: dict, limit: int, overlap: bool, recompute: str
+    folder: str, parallel: dict, limit: int, overlap: bool, recompute: str, share_prompts: bool
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Gradients of the global loss under Hugging Face names (rank 0), and the reduced metrics."""
     import torch.distributed as dist
@@ -147,7 +148,7 @@ def gradients(
 
     policy = policy_of(folder, parallel, recompute=recompute)
     policy.model = wrap(policy.model, overlap)
-    batches = own_batches(policy, parallel, limit)
+    batches = own_batches(policy, parallel, limit, share_prompts)
     metrics = forward_backward(policy.model, batches, loss_fn, VOCAB, TEMPERATURE)
     group = parallel_state.get_data_parallel_group()
     for chunk in policy.model:
@@ -173,19 +174,27 @@ LAYOUTS = {
     "pp2 dp2, overlapped": ({"pipeline": 2, "data": 2}, 128),  # as on GPUs: reduced during the backward pass
     "tp2 pp2, selective recomputation": ({"tensor": 2, "pipeline": 2}, 128),
     "tp2 pp2, full recomputation": ({"tensor": 2, "pipeline": 2, "sequence": True}, 128),
+    "shared prompts": ({}, 4096),
+    "shared prompts, tp2 pp2, full recomputation": ({"tensor": 2, "pipeline": 2, "sequence": True}, 128),
+    "shared prompts, pp2 dp2": ({"pipeline": 2, "data": 2}, 128),
 }
 
 
 @pytest.mark.parametrize(
     ("layout", "family"),
     [(layout, "llama") for layout in LAYOUTS]
-    + [(layout, family) for layout in ("tp2, sequence parallel", "pp2 dp2") for family in ("qwen2", "qwen3")],
+    + [
+        (layout, family)
+        for layout in ("tp2, sequence parallel", "pp2 dp2", "shared prompts")
+        for family in ("qwen2", "qwen3")
+    ],
 )
 def test_gradients_equal_transformers_in_every_layout(folders, references, layout, family):
     parallel, limit = LAYOUTS[layout]
     world = ParallelConfig(**parallel).world_size
     recompute = next((choice for choice in ("selective", "full") if f"{choice} recomputation" in layout), "none")
-    ranks = spawn(gradients, world, folders[family], parallel, limit, "overlapped" in layout, recompute)
+    overlap, share_prompts = "overlapped" in layout, "shared prompts" in layout
+    ranks = spawn(gradients, world, folders[family], parallel, limit, overlap, recompute, share_prompts)
     logprobs, expected = references[family]
     found, metrics = ranks[0]
     assert found.keys() == expected.keys()

@@ -160,6 +160,7 @@ def test_what_needs_a_gpu_is_refused_without_one(cfg: Config, key: str, value: o
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"grpo.share_prompts": True}, r"grpo\.share_prompts: Transformer Engine's attention knows no shared prompts"),
         ({"model.fp8": "e4m3", "model.spec": "local"}, r"model\.fp8: needs Transformer Engine's layers"),
         ({"model.fp8": "hybrid", "grpo.tokens_per_microbatch": 1000}, "expected a multiple of 16 with model.fp8"),
         ({"model.fp8": "hybrid"}, r"model\.fp8: Transformer Engine is not installed"),

@@ -74,6 +74,51 @@ def test_targets_are_the_next_tokens_and_the_mask_covers_the_responses(shapes, l
         assert batch.advantages[~batch.mask].eq(0).all()
 
 
+def groups_of(shapes: list[tuple[int, int]], samples: int) -> list[TrainSequence]:
+    """`samples` responses, of other lengths and tokens, to each prompt."""
+    sequences = []
+    for i, (prompt, response) in enumerate(shapes):
+        ids = list(range(1 + 1000 * i, 1 + 1000 * i + prompt))
+        for sample in range(samples):
+            first = 500 + 1000 * i + 50 * sample
+            sequences.append(TrainSequence(ids, list(range(first, first + max(0, response - sample))), float(first)))
+    return sequences
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.integers(1, 5), st.integers(24, 200), st.integers(1, 3))
+def test_shared_prompts_lie_in_the_pack_once_and_every_sample_continues_its_own(shapes, samples, limit, ranks):
+    sequences = groups_of(shapes, samples)
+    found = []
+    for rank in range(ranks):
+        for batch in pack(sequences, limit, rank, ranks, share_prompts=True):
+            bounds = batch.cu_seqlens.tolist()
+            continues = [-1] * (len(bounds) - 1) if batch.continues is None else batch.continues.tolist()
+            parts = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+            assert bounds[-1] == len(batch.tokens) <= limit and batch.max_seqlen == int(batch.positions.max()) + 1
+            for part, parent in zip(parts, continues, strict=True):
+                if (index := int(batch.sequence[part][0])) == -1:  # a shared part, or padding
+                    assert not batch.mask[part].any() and parent == -1
+                    continue
+                before = batch.tokens[parts[parent]].tolist() if parent >= 0 else []
+                whole = before + batch.tokens[part].tolist()
+                assert batch.sequence[part].tolist() == [index] * (part.stop - part.start)
+                assert batch.positions[part].tolist() == list(range(len(before), len(whole)))
+                responses = batch.targets[part][batch.mask[part]].tolist()
+                assert set(batch.advantages[part][batch.mask[part]].tolist()) <= {float(r) for r in responses[:1]}
+                found.append((whole[: len(whole) - len(responses)], responses))
+    assert sorted(found) == sorted((s.prompt_ids, s.response_ids) for s in sequences)
+
+
+def test_a_prompt_is_shared_by_as_many_samples_as_fit() -> None:
+    sequences = groups_of([(20, 10)], 4)  # 20 + 10, 9, 8, 7
+    (batch,) = pack(sequences, 128, share_prompts=True)
+    assert batch.cu_seqlens.tolist()[:6] == [0, 19, 30, 40, 49, 57]
+    first, second = pack(sequences, 45, share_prompts=True)
+    assert [batch.continues is None for batch in (first, second)] == [False, False]
+    assert sorted(int((batch.tokens == 1).sum()) for batch in (first, second)) == [1, 1]
+
+
 def test_few_micro_batches_of_about_the_same_fill():
     sequences = sequences_of([(7, 3 + i % 5) for i in range(64)])
     total = sum(map(len, sequences))
