@@ -41,10 +41,7 @@ def draw_subset(questions: Sequence[Question], cfg: LabelConfig, seed: int) -> l
     drawn: list[Question] = []
     for name, group in groups.items():
         try:
-            if cfg.up_to:
-                drawn += cumulative_subset(group, cfg.up_to, cfg.per_level, seed, cfg.fill, levels)
-            else:
-                drawn += balanced_subset(group, cfg.per_level, seed, cfg.fill, levels)
+            drawn += balanced_subset(group, cfg.per_level, seed, cfg.fill, levels, cfg.up_to)
         except ValueError as error:
             raise ValueError(f"{name}: {error}" if name else str(error)) from error
     if len(groups) > 1:
@@ -72,9 +69,11 @@ def choose(questions: Sequence[Question], datasets: Sequence[str], per_dataset: 
 
 
 def balanced_subset(
-    questions: Sequence[Question], per_level: int, seed: int, fill: str = "error", levels: int = 6
+    questions: Sequence[Question], per_level: int, seed: int, fill: str = "error", levels: int = 6, up_to: int = 0
 ) -> list[Question]:
-    """`per_level` questions of every level.
+    """`per_level` questions of every level, or of L1..L`up_to`: the difficulty study's sets.
+
+    With the same seed and fill="error" the set up to L1 is part of the one up to L2, and so on.
 
     Where a level holds fewer, `fill` decides. "error" refuses. "neighbours" takes what the level has and makes up the
     rest from what the nearest levels have left, the harder one first where two are equally near (a question answered
@@ -87,32 +86,20 @@ def balanced_subset(
         seed: which questions are drawn, and their order.
         fill: "error" or "neighbours".
         levels: number of levels, k + 1.
+        up_to: the hardest level to draw from; 0: all.
 
     Raises:
-        ValueError: `fill` is unknown, a question has no level or one above `levels`, a level is short (fill=error), or
-            there are fewer questions than asked for (fill=neighbours). The message gives the histogram.
+        ValueError: `fill` or `up_to` is unknown, a question has no level or one above `levels`, a level is short
+            (fill=error), or there are fewer questions than asked for (fill=neighbours). The message gives the histogram.
     """
-    wanted = dict.fromkeys(range(1, levels + 1), per_level)
+    if not 0 <= up_to <= levels:
+        raise ValueError(f"label.up_to={up_to} is no level; expected 1 to {levels}, or 0 for all")
+    wanted = dict.fromkeys(range(1, (up_to or levels) + 1), per_level)
     if per_level == 0:
         counts = histogram(questions, levels)
-        smallest = min((count for count in counts.values() if count), default=0)
+        smallest = min((counts[level] for level in wanted if counts[level]), default=0)
         wanted = {level: min(counts[level], smallest) for level in wanted}
     return _draw(questions, wanted, seed, fill, levels)
-
-
-def cumulative_subset(
-    questions: Sequence[Question], up_to: int, per_level: int, seed: int, fill: str = "error", levels: int = 6
-) -> list[Question]:
-    """L1..L`up_to`, `per_level` questions of each: one of the difficulty study's nested sets.
-
-    With the same seed and fill="error" the set up to L1 is part of the one up to L2, and so on.
-
-    Raises:
-        ValueError: as `balanced_subset`, or `up_to` is no level.
-    """
-    if not 1 <= up_to <= levels:
-        raise ValueError(f"up_to={up_to} is no level; expected 1 to {levels}")
-    return _draw(questions, dict.fromkeys(range(1, up_to + 1), per_level), seed, fill, levels)
 
 
 def mixture(sources: Mapping[str, Sequence[Question]], counts: Mapping[str, int], seed: int) -> list[Question]:

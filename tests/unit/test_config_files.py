@@ -99,7 +99,10 @@ def test_every_file_holds_known_settings_of_the_right_type(path: Path) -> None:
         values = {group[0]: values}
     register_schema()
     merged = OmegaConf.merge(dataclasses.asdict(Config()), values)  # for what a value refers to
-    to_config(OmegaConf.to_container(merged, resolve=True))
+    cfg = to_config(
+        OmegaConf.to_container(merged, resolve=True)
+    )  # raises where a setting is unknown or of another type
+    assert isinstance(cfg, Config)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from alphamed_nemo.data.difficulty import (
 )
 from alphamed_nemo.data.io import read_questions, write_questions
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.data.subsets import balanced_subset, choose, cumulative_subset, draw_subset, mixture
+from alphamed_nemo.data.subsets import balanced_subset, choose, draw_subset, mixture
 
 
 def labelled(counts):
@@ -114,11 +114,16 @@ def test_unknown_fill_and_levels_out_of_range_are_refused():
 
 def test_cumulative_subsets_are_nested():
     questions = labelled([9] * 6)
-    ids = [{q.id for q in cumulative_subset(questions, n, 4, seed=1)} for n in range(1, 7)]
+    ids = [{q.id for q in balanced_subset(questions, 4, seed=1, up_to=n)} for n in range(1, 7)]
     assert [len(found) for found in ids] == [4, 8, 12, 16, 20, 24]
     assert all(a < b for a, b in zip(ids, ids[1:], strict=False))
     with pytest.raises(ValueError, match="up_to=7"):
-        cumulative_subset(questions, 7, 4, seed=1)
+        balanced_subset(questions, 4, seed=1, up_to=7)
+
+
+def test_as_many_as_the_smallest_level_holds_up_to_a_level():
+    drawn = balanced_subset(labelled([9, 5, 7, 1, 0, 3]), 0, seed=1, up_to=3)
+    assert Counter(question.level for question in drawn) == {1: 5, 2: 5, 3: 5}
 
 
 def test_mixture_draws_the_counts_asked_for():
