@@ -90,7 +90,7 @@ def balanced_subset(
 
     Raises:
         ValueError: `fill` or `up_to` is unknown, a question has no level or one above `levels`, a level is short
-            (fill=error), or there are fewer questions than asked for (fill=neighbours). The message gives the histogram.
+            (fill=error), or there are too few in all (fill=neighbours). The message gives the histogram.
     """
     if not 0 <= up_to <= levels:
         raise ValueError(f"label.up_to={up_to} is no level; expected 1 to {levels}, or 0 for all")
