@@ -3,7 +3,9 @@
 python recipes/convert_to_hf.py run.name=my_run model.path=<base>      the run's newest checkpoint → <run>/hf
 python recipes/convert_to_hf.py export.checkpoint=<folder> export.out=<folder> export.dtype=bfloat16
 
-One process, no GPU: Megatron's sharded checkpoint is read into a TP=1 × PP=1 model, whatever layout wrote it.
+One process, no GPU, whatever layout wrote the checkpoint. Weights go from it to the files a layer at a time, and so do
+the two forward passes that are compared: memory holds about two layers or two copies of the largest tensor, never the
+model.
 """
 
 from __future__ import annotations

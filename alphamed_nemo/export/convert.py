@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 from transformers import AutoConfig
 
 from alphamed_nemo.config import Config, ModelConfig, ParallelConfig
@@ -17,12 +19,15 @@ from alphamed_nemo.export.card import ModelCard
 from alphamed_nemo.export.release import DTYPES, export_hf
 from alphamed_nemo.export.verify import compare_logits, compare_logprobs, megatron_logits, probe
 from alphamed_nemo.policy import checkpoint, manifest, runtime
-from alphamed_nemo.policy.model import build_model
+from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
+from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.policy import MegatronPolicy
-from alphamed_nemo.policy.weights import stream_hf
+from alphamed_nemo.policy.weights import Read, stream_stored
 from alphamed_nemo.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Conversion:
 def convert_to_hf(cfg: Config, evaluation: Sequence[dict[str, Any]] = ()) -> Conversion:
     """Writes a run's checkpoint as a release folder and checks it against transformers.
 
-    In one process and float32, whatever the layout and type of training; hide the GPUs (CUDA_VISIBLE_DEVICES="") where
-    the model is larger than one of them.
+    In one process, whatever the layout of training. The model is never in memory: weights are read, converted and
+    written a layer at a time, and compared with transformers in the same way, in float32 (export/verify.py).
 
     Args:
         cfg: `export` says what and where; empty values mean the run's newest checkpoint and its `hf` folder.
@@ -61,21 +66,20 @@ def convert_to_hf(cfg: Config, evaluation: Sequence[dict[str, Any]] = ()) -> Con
     dtype = cfg.export.dtype or cfg.model.dtype
 
     runtime.initialize(ParallelConfig())
+    _return_freed_memory()
     hf_config = AutoConfig.from_pretrained(base)
-    model = build_model(hf_config, replace(cfg.model, dtype="float32", spec="local"), ParallelConfig())
-    checkpoint.load_model(model, source)
-    _round(model, DTYPES[dtype])
-    ids = probe(hf_config.vocab_size)
-    logits = megatron_logits(model, hf_config.vocab_size, ids)
+    skeleton = build_skeleton(hf_config)
+    read = partial(CheckpointWeights(skeleton, source).read, dtype=DTYPES[dtype])
     found: list[float] = []
 
     def check(folder: Path) -> float:
-        model.clear()  # the two frameworks' models are not in memory together
+        ids = probe(hf_config.vocab_size)
+        logits = megatron_logits(skeleton, partial(_float32, read), ids)
         found.append(compare_logits(logits, folder, ids, cfg.export.max_logit_difference))
         return found[0]
 
     folder = export_hf(
-        stream_hf(model, hf_config),
+        stream_stored(skeleton, hf_config, read),
         hf_config,
         base,
         out,
@@ -150,9 +154,17 @@ def _checkpoint(cfg: Config) -> Path:
     return newest
 
 
-@torch.no_grad()
-def _round(model: Sequence[torch.nn.Module], dtype: torch.dtype) -> None:
-    """Gives every parameter the value that it will have in the release."""
-    for chunk in model:
-        for parameter in chunk.parameters():
-            parameter.copy_(parameter.to(dtype))
+def _return_freed_memory() -> None:
+    """Makes glibc return every tensor to the system once it is freed, for the rest of this process.
+
+    It keeps blocks below 32 MB for later, and in its fragments as much as the model comes together, layer by layer.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
+def _float32(read: Read, names: list[str]) -> dict[str, Tensor]:
+    """Weights with the values that they have in the release, to compute with."""
+    weights = read(names)
+    return {name: weights.pop(name).float() for name in names}

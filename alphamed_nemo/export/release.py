@@ -51,7 +51,7 @@ def export_hf(
     It is written under a temporary name and takes its own only when it is complete and has passed `check`.
 
     Args:
-        weights: what `stream_hf` or `MegatronPolicy.hf_weights` yields.
+        weights: what `stream_stored` or `MegatronPolicy.hf_weights` yields; none is kept.
         hf_config: transformers' config of the base model.
         base_folder: the base model: config.json, tokenizer and license files come from there.
         out: the release folder; an earlier release there is replaced, anything else is refused.

@@ -1,4 +1,8 @@
-"""Safetensors written while the weights stream past: one file, or many with an index."""
+"""Safetensors written while the weights stream past: one file, or many with an index.
+
+The header of a file says where each tensor lies, and all shapes are known before the first one comes. So each tensor
+goes to its place at once, and none is kept.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from alphamed_nemo.policy.weights.folder import INDEX, SINGLE
+
+_CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names of the types
+_PIECE = 2**24  # elements that are converted to the type of the file at a time
 
 
 def plan(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, shard_bytes: int) -> list[list[str]]:
@@ -34,7 +40,7 @@ def write_shards(
     dtype: torch.dtype,
     shard_gb: float,
 ) -> list[str]:
-    """Writes a stream of tensors; holds no more than one file of them in memory.
+    """Writes a stream of tensors; keeps none of them.
 
     Args:
         weights: name and tensor, in the order of `shapes`.
@@ -53,27 +59,52 @@ def write_shards(
     names = (
         [SINGLE] if len(files) == 1 else [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
     )
-    file_of = {name: file for file, content in zip(names, files, strict=True) for name in content}
-    last_of = {content[-1] for content in files}
-    expected = iter(shapes)
-    total = 0
-    held: dict[str, Tensor] = {}
-    for name, tensor in weights:
-        due = next(expected, None)
-        if name != due:
-            raise ValueError(f"weights to export: found {name}, expected {due or 'no more tensors'}")
-        if tuple(tensor.shape) != shapes[name]:
-            raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, expected {shapes[name]}")
-        # A copy: a tensor cut out of a larger buffer would keep all of that alive.
-        held[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
-        total += held[name].nbytes
-        if name in last_of:
-            save_file(held, folder / file_of[name], metadata={"format": "pt"})
-            held = {}
-    if (due := next(expected, None)) is not None:
-        raise ValueError(f"weights to export: the stream ended, expected {due}")
+    stream = iter(weights)
+    for file, content in zip(names, files, strict=True):
+        _write_file(folder / file, stream, {name: shapes[name] for name in content}, dtype)
+    if (left := next(stream, None)) is not None:
+        raise ValueError(f"weights to export: found {left[0]}, expected no more tensors")
     if len(names) > 1:
+        total = dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
+        file_of = {name: file for file, content in zip(names, files, strict=True) for name in content}
         index = {"metadata": {"total_size": total}, "weight_map": file_of}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
         names.append(INDEX)
     return names
+
+
+def _write_file(
+    path: Path, stream: Iterable[tuple[str, Tensor]], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
+) -> None:
+    """Writes the next tensors of the stream; byte for byte what safetensors' save_file makes of them."""
+    header, starts = _layout(shapes, dtype)
+    with path.open("wb") as file:
+        file.write(header)
+        for due in shapes:
+            name, tensor = next(stream, (None, None))
+            if name != due:
+                raise ValueError(
+                    f"weights to export: {f'found {name}' if name else 'the stream ended'}, expected {due}"
+                )
+            if tuple(tensor.shape) != shapes[name]:
+                raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, expected {shapes[name]}")
+            file.seek(len(header) + starts[name])
+            for piece in tensor.detach().reshape(-1).split(_PIECE):
+                file.write(piece.to("cpu", dtype).view(torch.uint8).numpy())
+            del tensor, piece  # the stream makes the next one
+
+
+def _layout(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> tuple[bytes, dict[str, int]]:
+    """The head of a file, its length included, and where each tensor starts behind it; tensors lie in order of names.
+
+    Source: https://github.com/huggingface/safetensors#format
+    """
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    starts: dict[str, int] = {}
+    end = 0
+    for name in sorted(shapes):
+        starts[name], end = end, end + torch.Size(shapes[name]).numel() * dtype.itemsize
+        entries[name] = {"dtype": _CODES[dtype], "shape": shapes[name], "data_offsets": [starts[name], end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, starts

@@ -1,26 +1,32 @@
 """The last step of every conversion: transformers, given the folder, must compute what Megatron computes.
 
-Both sides run in float32. Weights that a bfloat16 release rounds are rounded on Megatron's side, too, before the
-comparison, so the tolerance does not depend on the type of the release: it covers the order of additions and nothing
-else.
+Both sides run in float32, each by its framework's own code, with one layer in memory at a time. Weights that a bfloat16
+release rounds are rounded on Megatron's side, too, before the comparison, so the tolerance does not depend on the type
+of the release: it covers the order of additions and nothing else.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from alphamed_nemo.export.layerwise import lend_weights
+from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
-from alphamed_nemo.policy.weights.binding import unwrap
+from alphamed_nemo.policy.weights import Read
+from alphamed_nemo.policy.weights.folder import HfFolder
 
 
 class ConversionError(RuntimeError):
@@ -34,25 +40,65 @@ def probe(vocab_size: int, seed: int = 0, lengths: Sequence[int] = (1, 17, 64)) 
 
 
 @torch.no_grad()
-def megatron_logits(chunks: Sequence[torch.nn.Module], vocab_size: int, token_ids: list[list[int]]) -> list[Tensor]:
-    """Logits [T, vocabulary], float32 on the CPU, for each sequence; of a model that is whole on this rank."""
-    (chunk,) = map(unwrap, chunks)
-    device = next(chunk.parameters()).device
-    found = []
-    for ids in token_ids:
-        bounds = torch.tensor([0, len(ids)], dtype=torch.int32, device=device)
-        packed = PackedSeqParams(
-            qkv_format="thd",
-            cu_seqlens_q=bounds,
-            cu_seqlens_kv=bounds,
-            max_seqlen_q=len(ids),
-            max_seqlen_kv=len(ids),
-        )
-        tokens = torch.tensor([ids], device=device)
-        positions = torch.arange(len(ids), device=device)[None]
-        logits = chunk(tokens, positions, None, packed_seq_params=packed)
-        found.append(logits[0, :, :vocab_size].float().cpu())
-    return found
+def megatron_logits(skeleton: GPTModel, read: Read, token_ids: Sequence[list[int]]) -> list[Tensor]:
+    """What Megatron computes, holding one layer, the embedding or the output projection at a time.
+
+    Args:
+        skeleton: from `build_skeleton`; cannot be used for anything else afterwards.
+        read: float32 weights by the names of its parameters.
+        token_ids: the sequences; all go through in one pack.
+
+    Returns:
+        Logits [T, vocabulary], float32 on the CPU, for each sequence.
+    """
+    device = runtime.device()
+    embedding, decoder, output = skeleton.embedding, skeleton.decoder, skeleton.output_layer
+    parts = [(part, part) for part in (embedding, *decoder.layers, decoder.final_layernorm)]
+    parts.append((output, embedding if skeleton.share_embeddings_and_output_weights else output))
+    lend_weights(skeleton, parts, lambda names: {name: tensor.to(device) for name, tensor in read(names).items()})
+
+    lengths = list(map(len, token_ids))
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    packed = PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=bounds,
+        cu_seqlens_kv=bounds,
+        max_seqlen_q=max(lengths),
+        max_seqlen_kv=max(lengths),
+    )
+    tokens = torch.tensor([sum(token_ids, [])], device=device)
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+    logits = skeleton(tokens, positions, None, packed_seq_params=packed)
+    return list(logits[0].float().cpu().split(lengths))
+
+
+@torch.no_grad()
+def transformers_logits(hf_folder: str | Path, token_ids: Sequence[list[int]]) -> list[Tensor]:
+    """What transformers computes in float32 from a folder's files, holding as little as `megatron_logits`.
+
+    Args:
+        hf_folder: config.json and safetensors; like transformers it passes over tensors that the model does not have.
+        token_ids: the sequences. All go through in one batch, padded on the right: under the causal mask no token sees
+            what comes after it.
+
+    Returns:
+        Logits [T, vocabulary], on the CPU, for each sequence.
+
+    Raises:
+        ValueError: the folder lacks a weight of transformers' model, or has it in another shape; names the tensor.
+    """
+    config = AutoConfig.from_pretrained(hf_folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    body = model.model
+    body.rotary_emb = type(body.rotary_emb)(config)  # computed from the config and in no file
+    parts = [(part, part) for part in (body.embed_tokens, *body.layers, body.norm, model.lm_head)]
+    tokens = pad_sequence([torch.tensor(ids) for ids in token_ids], batch_first=True)
+    with HfFolder(hf_folder) as files:
+        files.check({name: tuple(parameter.shape) for name, parameter in model.named_parameters()}, lambda name: True)
+        lend_weights(model, parts, lambda names: {name: files.tensor(name, torch.float32) for name in names})
+        logits = model(tokens, use_cache=False).logits
+    return [row[: len(ids)] for row, ids in zip(logits, token_ids, strict=True)]
 
 
 def compare_logits(
@@ -72,9 +118,7 @@ def compare_logits(
     Raises:
         ConversionError: it exceeds the tolerance, or a logit is not a number.
     """
-    model = _reference(hf_folder)
-    with torch.no_grad():
-        expected = [model(torch.tensor([ids])).logits[0].float() for ids in token_ids]
+    expected = transformers_logits(hf_folder, token_ids)
     return _judge(zip(actual, expected, strict=True), "logits", hf_folder, tolerance)
 
 
@@ -99,8 +143,9 @@ def compare_logprobs(
     actual = policy.logprobs(batches, 1.0)
     outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
-        model = _reference(hf_folder)
-        pairs = ((values, _reference_logprobs(model, batch)) for values, batch in zip(actual, batches, strict=True))
+        pairs = (
+            (values, _transformers_logprobs(hf_folder, batch)) for values, batch in zip(actual, batches, strict=True)
+        )
         try:
             outcome[0] = _judge(pairs, "log-probabilities", hf_folder, tolerance)
         except ConversionError as error:
@@ -111,18 +156,13 @@ def compare_logprobs(
     return outcome[0]
 
 
-def _reference(hf_folder: str | Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(hf_folder, dtype=torch.float32).eval()
-
-
-@torch.no_grad()
-def _reference_logprobs(model: Any, batch: PackedBatch) -> Tensor:
-    """transformers' log-probabilities [T] of the targets under the mask, 0 elsewhere; each sequence by itself."""
+def _transformers_logprobs(hf_folder: str | Path, batch: PackedBatch) -> Tensor:
+    """transformers' log-probabilities [T] of the targets under the mask, 0 elsewhere."""
     values = torch.zeros(len(batch.tokens))
-    for index in range(int(batch.sequence.max()) + 1):
-        here = (batch.sequence == index).nonzero().squeeze(1)
-        logprobs = model(batch.tokens[here][None]).logits[0].float().log_softmax(-1)
-        values[here] = logprobs.gather(1, batch.targets[here, None]).squeeze(1)
+    places = [(batch.sequence == index).nonzero().squeeze(1) for index in range(int(batch.sequence.max()) + 1)]
+    logits = transformers_logits(hf_folder, [batch.tokens[here].tolist() for here in places])
+    for here, of_sequence in zip(places, logits, strict=True):
+        values[here] = of_sequence.log_softmax(-1).gather(1, batch.targets[here, None]).squeeze(1)
     return values * batch.mask
 
 

@@ -19,7 +19,6 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,12 +30,10 @@ from alphamed_nemo.policy import checkpoint_tensors, manifest, optimizer_state, 
 from alphamed_nemo.policy.checkpoint_tensors import CheckpointError, on_rank0
 from alphamed_nemo.policy.weights.binding import unwrap
 
-__all__ = ["CheckpointError", "best", "latest", "load", "load_model", "passed_over", "prune", "save"]
+__all__ = ["CheckpointError", "best", "latest", "load", "passed_over", "prune", "save"]
 
 logger = logging.getLogger(__name__)
 
-# Each layer under its own number and each local shard by itself: the form that reshards over all dimensions.
-_METADATA = {"singleton_local_shards": True}
 RNG, STATE = "rng.pt", "state.json"
 _STEP = re.compile(r"step_(\d+)")
 _UNFINISHED = re.compile(r"\.step_\d+\.(partial|replaced)")
@@ -48,13 +45,6 @@ class Saved(Protocol):
     model: Sequence[torch.nn.Module]  # Megatron model chunks, also wrapped by DDP
     optimizer: Any  # MegatronOptimizer, or None
     scheduler: Any  # OptimizerParamScheduler, or None
-
-
-@dataclass
-class _WeightsOnly:
-    model: Sequence[torch.nn.Module]
-    optimizer: None = None
-    scheduler: None = None
 
 
 def save(policy: Saved, folder: str | Path, state: dict[str, Any]) -> None:
@@ -119,16 +109,6 @@ def load(policy: Saved, folder: str | Path) -> dict[str, Any]:
         policy.scheduler.load_state_dict(loaded["scheduler"])
     rng_state.restore((folder / RNG).read_bytes())
     return json.loads((folder / STATE).read_text())
-
-
-def load_model(model: Sequence[torch.nn.Module], folder: str | Path) -> None:
-    """Reads only the weights, for export: also in one process, whatever the layout that saved them.
-
-    Raises:
-        CheckpointError: the folder is damaged, or does not fit the model.
-    """
-
-    _load_into(_WeightsOnly(model), Path(folder))
 
 
 def latest(folder: str | Path) -> Path | None:
@@ -221,7 +201,7 @@ def _names(policy: Saved) -> list[str]:
 def _sharded_state(policy: Saved, loading: bool) -> dict[str, Any]:
     """What is saved, or the template to load into, in dist_checkpointing's terms."""
     model = {
-        name: unwrap(chunk).sharded_state_dict(metadata=dict(_METADATA))
+        name: checkpoint_tensors.of_model(unwrap(chunk))
         for name, chunk in zip(_names(policy), policy.model, strict=True)
     }
     state: dict[str, Any] = dict(model)

@@ -24,9 +24,17 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from alphamed_nemo.policy.manifest import write_bytes
 
+# Each layer under its own number and each local shard by itself: the form that reshards over all dimensions.
+_METADATA = {"singleton_local_shards": True}
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read."""
+
+
+def of_model(chunk: torch.nn.Module) -> dict[str, Any]:
+    """The sharded state dict of a GPTModel, by the names of its parameters; its tensors are the parameters."""
+    return chunk.sharded_state_dict(metadata=dict(_METADATA))
 
 
 def write(state: dict[str, Any], folder: Path) -> None:
@@ -64,24 +72,34 @@ def read(template: dict[str, Any], folder: Path, with_optimizer: bool) -> dict[s
     Raises:
         CheckpointError: the checkpoint and the template hold different tensors, or a file cannot be read.
     """
-    try:
-        loaded, unread, absent = dist_checkpointing.load(template, str(folder), strict=StrictHandling.RETURN_ALL)
-    except CheckpointException as error:
-        raise CheckpointError(f"{folder}: {_reasons(error)}") from error
-    except CheckpointingException as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+    loaded, unread, absent = _load(template, folder, StrictHandling.RETURN_ALL)
     # Transformer Engine's extra state (FP8 scales) has no place in a model of Megatron's local spec, and starts afresh
     # in a model of its own spec.
     unread = {key for key in unread if "_extra_state" not in key}
     if not with_optimizer:
         unread = {key for key in unread if not key.startswith("optimizer.")}
     absent = {key for key in absent if "_extra_state" not in key}
+    refuse_misfit(folder, unread, absent)
+    return loaded
+
+
+def read_some(template: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Collective. As `read`, for a template of a few of the checkpoint's tensors.
+
+    Raises:
+        CheckpointError: the checkpoint lacks one of them or has it in another shape, or a file cannot be read.
+    """
+    loaded = _load(template, folder, StrictHandling.ASSUME_OK_UNEXPECTED)
+    return {name: loaded[name] for name in template}  # the checkpoint's hyper-parameters come along
+
+
+def refuse_misfit(folder: Path, unread: set[str], absent: set[str]) -> None:
+    """Raises CheckpointError where there are tensors in the checkpoint alone or in the model alone."""
     if unread or absent:
         raise CheckpointError(
             f"{folder}: does not fit the model: only in the checkpoint: {sorted(unread)}; "
             f"only in the model: {sorted(absent)}"
         )
-    return loaded
 
 
 def on_rank0(action: Callable[[], None]) -> None:
@@ -99,6 +117,15 @@ def on_rank0(action: Callable[[], None]) -> None:
     dist.broadcast_object_list(failure, src=0)
     if failure[0] is not None:
         raise CheckpointError(failure[0])
+
+
+def _load(template: dict[str, Any], folder: Path, strict: StrictHandling) -> Any:
+    try:
+        return dist_checkpointing.load(template, str(folder), strict=strict)
+    except CheckpointException as error:
+        raise CheckpointError(f"{folder}: {_reasons(error)}") from error
+    except CheckpointingException as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def _reasons(error: CheckpointException) -> str:

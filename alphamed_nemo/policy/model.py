@@ -61,6 +61,25 @@ def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) ->
     return chunks
 
 
+def build_skeleton(hf_config: Any) -> PolicyGPTModel:
+    """The whole model in one piece and without its weights: the parameters, float32, are on the meta device.
+
+    It has Megatron's names, shapes and code, and takes no memory. `policy.runtime.initialize` comes before, for one
+    process.
+
+    Raises:
+        ValueError: a model that Megatron would build differently.
+    """
+    model = ModelConfig(spec="local")
+    config = transformer_config(hf_config, model, ParallelConfig())
+    config.use_cpu_initialization = True  # else Megatron names the GPU as the place of every parameter
+    config.perform_initialization = False
+    with torch.device("meta"):
+        skeleton = _chunk(hf_config, model, config, None)
+    skeleton.rotary_pos_emb.inv_freq = rope_frequencies(hf_config)
+    return skeleton
+
+
 def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) -> TransformerConfig:
     """Maps a transformers config to Megatron's.
 

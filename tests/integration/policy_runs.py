@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from torch import Tensor
+from transformers import AutoConfig
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
+from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
+from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
+from alphamed_nemo.policy.runtime import initialize
+from alphamed_nemo.policy.weights import stream_stored
 
 # Every part of the optimizer's state takes part: a warm-up, a rate that falls, decay and clipping.
 OPTIM = OptimConfig(lr=3e-3, min_lr=1e-4, schedule="linear", warmup_steps=2, weight_decay=0.1, clip_grad=0.5)
@@ -53,6 +59,15 @@ def train(policy: MegatronPolicy, step: int) -> float:
 def weights_of(policy: MegatronPolicy) -> dict[str, Tensor]:
     """All weights under Hugging Face's names, on rank 0; nothing elsewhere. Collective."""
     return {name: tensor for name, tensor in policy.hf_weights() if tensor is not None}
+
+
+def stored_weights(hf: str, folder: str) -> dict[str, Tensor]:
+    """All weights of a checkpoint under Hugging Face's names, read in one process."""
+    initialize(ParallelConfig())
+    config = AutoConfig.from_pretrained(hf)
+    skeleton = build_skeleton(config)
+    read = partial(CheckpointWeights(skeleton, folder).read, dtype=torch.float32)
+    return dict(stream_stored(skeleton, config, read))
 
 
 def draws() -> list[float]:

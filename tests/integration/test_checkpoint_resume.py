@@ -7,14 +7,10 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig
 
-from alphamed_nemo.config import ModelConfig, ParallelConfig
+from alphamed_nemo.config import ParallelConfig
 from alphamed_nemo.policy import checkpoint
-from alphamed_nemo.policy.model import build_model
-from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.policy.weights import stream_hf
-from tests.integration.policy_runs import build, draws, train, weights_of
+from tests.integration.policy_runs import build, draws, stored_weights, train, weights_of
 from tests.spawn import spawn
 from tests.tiny_hf import write_model
 
@@ -108,15 +104,8 @@ def test_bfloat16_with_data_parallel_ranks_is_exact(hf, tmp_path):
 
 
 def weights_alone(hf, checkpoints):
-    """Offline: the weights of checkpoints in one process, into a model that has no optimizer."""
-    initialize(ParallelConfig())
-    config = AutoConfig.from_pretrained(hf)
-    model = build_model(config, ModelConfig(path=hf), ParallelConfig())
-    found = []
-    for folder in checkpoints:
-        checkpoint.load_model(model, folder)
-        found.append({name: tensor for name, tensor in stream_hf(model, config)})
-    return found
+    """Offline: the weights of checkpoints in one process, without a model."""
+    return [stored_weights(hf, folder) for folder in checkpoints]
 
 
 def test_saves_hold_the_weights_of_their_step(hf, saved):

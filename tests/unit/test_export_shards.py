@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from alphamed_nemo.export.shards import plan, write_shards
 
@@ -44,15 +45,26 @@ def test_many_files_and_their_index(tmp_path):
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in stored.values())
 
 
-def test_no_more_than_one_file_is_held_in_memory(tmp_path):
-    """When a tensor is asked for, all files before its own are on disk."""
-    files = plan(SHAPES, torch.float32, 500)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_files_are_byte_for_byte_those_of_safetensors(tmp_path, dtype):
+    whole = tensors()
+    write_shards(whole.items(), SHAPES, tmp_path, dtype, 5e-7)
+    for content, path in zip(plan(SHAPES, dtype, 500), sorted(tmp_path.glob("*.safetensors")), strict=True):
+        save_file({name: whole[name].to(dtype) for name in content}, tmp_path / "theirs", metadata={"format": "pt"})
+        assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_no_tensor_is_kept(tmp_path):
+    """When a tensor is asked for, all before it are gone."""
+    earlier = []
 
     def stream():
-        for name, tensor in tensors().items():
-            own = next(i for i, content in enumerate(files) if name in content)
-            assert len(list(tmp_path.glob("*.safetensors"))) == own
+        for name, shape in SHAPES.items():
+            assert not any(tensor() is not None for tensor in earlier)
+            tensor = torch.zeros(shape)
+            earlier.append(weakref.ref(tensor))
             yield name, tensor
+            del tensor
 
     write_shards(stream(), SHAPES, tmp_path, torch.float32, 5e-7)
 

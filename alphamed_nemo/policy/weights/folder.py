@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from safetensors import safe_open
+from torch import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -38,6 +40,12 @@ class HfFolder:
     def source(self, name: str) -> Any:
         """A lazy slice: indexing it reads these rows or columns from disk and nothing else."""
         return self._open(self._file_of[name]).get_slice(name)
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A copy of the whole tensor. Its file is open for this alone: what was read of one that stays open stays in
+        memory."""
+        with safe_open(self.folder / self._file_of[name], framework="pt", device="cpu") as file:
+            return file.get_tensor(name).to(dtype, copy=True)
 
     def check(self, shapes: dict[str, tuple[int, ...]], may_ignore: Callable[[str], bool]) -> None:
         """Compares the folder with the tensors that the model needs.

@@ -171,6 +171,4 @@ def _unpack(arrival: _Arrival) -> Iterator[tuple[str, Tensor]]:
             size = torch.Size(shape).numel()
             shards.append(buffer[offset[i] : offset[i] + size].view(shape))
             offset[i] += size
-        for (name, shape), tensor in zip(entry.hf, entry.transform.merge(shards), strict=True):
-            assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)} instead of {shape}"
-            yield name, tensor.contiguous()
+        yield from entry.merge(shards)

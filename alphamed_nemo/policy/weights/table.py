@@ -7,9 +7,11 @@ output embeddings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from alphamed_nemo.policy.weights.transforms import (
     GateUp,
@@ -44,6 +46,12 @@ class Entry:
     @property
     def names(self) -> list[str]:
         return [name for name, _ in self.hf]
+
+    def merge(self, shards: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The Hugging Face tensors by name, from the parameter's shards in the order of tensor-parallel ranks."""
+        for (name, shape), tensor in zip(self.hf, self.transform.merge(shards), strict=True):
+            assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)} instead of {shape}"
+            yield name, tensor.contiguous()
 
 
 @dataclass(frozen=True)
