@@ -1,0 +1,225 @@
+"""`./run bench [row ...]`: what the recipe costs on this machine, by row, with a table, a file and a figure.
+
+step      one GRPO step by phase, float32 and bfloat16, one rank and TP 2 × PP 2
+trl       the same step in TRL's GRPOTrainer, in turn with ours
+ceiling   the policy's training step beside its bare matrix products
+refit     Megatron's shards to vLLM serving them, beside a copy of the bytes
+reward    grading, alone and through the server
+sampling  labelling and evaluation: share of the time in which vLLM works
+scaling   the step against samples, response length, model size and cores
+
+Without a row, all of them. Machine and versions are recorded with the numbers; nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import linear_regression, median
+
+import torch
+
+from alphamed_nemo.config import Config
+from alphamed_nemo.launch.components import free_port, rollout_server
+from alphamed_nemo.launch.local import Launcher
+from benchmarks.figure import draw
+from benchmarks.measure import Row, machine, table, write
+from benchmarks.peers import measure_trl, trl_python, write_prompts
+from benchmarks.refit import KEY
+from benchmarks.reward import measure_reward
+from benchmarks.sampling import measure_sampling
+from benchmarks.step import measure_steps
+from benchmarks.workload import model_folder, run_config
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PROMPTS, SAMPLES, TOKENS = 16, 8, 64
+DTYPES = ("float32", "bfloat16")
+LAYOUTS = ((1, 1), (2, 2))
+PHASES = ("generation", "reward", "old_logprobs", "training", "refit", "other")
+
+
+class Bench:
+    """Rows as methods.
+
+    Args:
+        folder: models and runs of this call; removed by the caller.
+        kept: what is made once and used again: TRL's environment.
+        repeats: of each figure, at least 5 for a result that is kept.
+    """
+
+    def __init__(self, folder: Path, kept: Path, repeats: int) -> None:
+        self.folder, self.kept, self.repeats = folder, kept, repeats
+        self.runs = 0
+
+    def config(
+        self,
+        dtype: str,
+        layout: tuple[int, int] = (1, 1),
+        model: str = "7M",
+        samples: int = SAMPLES,
+        tokens: int = TOKENS,
+    ) -> Config:
+        self.runs += 1
+        path = model_folder(self.folder, model, dtype)
+        return run_config(self.folder, f"run{self.runs}", path, dtype, layout, PROMPTS, samples, tokens)
+
+    def step(self) -> list[Row]:
+        rows = []
+        for dtype in DTYPES:
+            for layout in LAYOUTS:
+                found = measure_steps(self.config(dtype, layout), self.repeats)
+                name = f"GRPO step, {dtype}, TP {layout[0]} × PP {layout[1]}"
+                rows.append(Row(name, "s", [step["step"] for step in found]))
+                rows += [Row(f"{name}: {phase}", "s", [step[phase] for step in found]) for phase in PHASES]
+                work = ("generation", "training")
+                rest = [100 * (1 - sum(step[phase] for phase in work) / step["step"]) for step in found]
+                rows.append(Row(f"{name}: all but generation and training", "% of the step", rest, "at most 5"))
+        return rows
+
+    def trl(self) -> list[Row]:
+        """Whole runs in turn: ours, TRL's, ours, ..."""
+        python = trl_python(self.kept, torch.__version__)
+        prompts = write_prompts(self.folder / "prompts.json", PROMPTS)
+        rows = []
+        for dtype in DTYPES:
+            ours, theirs = [], []
+            for _ in range(2):
+                steps = math.ceil(self.repeats / 2)
+                ours += [step["step"] for step in measure_steps(self.config(dtype), steps)]
+                theirs += measure_trl(
+                    python, model_folder(self.folder, "7M", dtype), prompts, dtype, steps, SAMPLES, TOKENS
+                )
+            rows.append(Row(f"the same step in TRL, {dtype}", "s", theirs))
+            rows.append(Row(f"our step in turn with it, {dtype}", "s", ours))
+            ratio = [one / median(theirs) for one in ours]
+            rows.append(Row(f"our step over TRL's, {dtype}", "×", ratio, "at most 0.33", "each over TRL's median"))
+        return rows
+
+    def ceiling(self) -> list[Row]:
+        rows = []
+        for dtype in DTYPES:
+            words = ["-m", "benchmarks.ceiling", model_folder(self.folder, "7M", dtype), dtype, self.repeats]
+            found = _python(words, {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))})
+            share = [100 * each for each in found["utilisation"]]
+            target = "60" if dtype == "bfloat16" else ""
+            note = f"torch.mm reaches {found['gflops_bare']:.0f} GFLOP/s in these sizes"
+            rows.append(
+                Row(f"training step, {dtype}: bare matrix products in it", "% of its time", share, target, note)
+            )
+            trained = [found["trained_tokens"] / seconds for seconds in found["step_seconds"]]
+            rows.append(Row(f"training step, {dtype}: trained tokens", "tokens/s", trained))
+        return rows
+
+    def refit(self) -> list[Row]:
+        rows = []
+        for model, dtype in (("7M", "float32"), ("135M", "float32"), ("1B", "bfloat16")):
+            cfg = self.config(dtype, model=model)
+            with Launcher(self.folder / f"refit-{model}") as launcher:
+                launcher.start(rollout_server(cfg, cfg.model.path))
+                launcher.wait_ready("vllm")
+                for layout in LAYOUTS:
+                    found = self._refit_in(layout, cfg)
+                    name = f"refit, {model} {dtype}, TP {layout[0]} × PP {layout[1]}"
+                    speed = [found["bytes"] / seconds / 1e9 for seconds in found["seconds"]]
+                    times = [s / c for s, c in zip(found["seconds"], found["memcpy_seconds"], strict=True)]
+                    rows += [Row(name, "s", found["seconds"]), Row(f"{name}: speed", "GB/s", speed)]
+                    target = "" if model == "7M" else "at most 3"
+                    rows.append(Row(f"{name}: over memcpy of the same bytes", "×", times, target))
+        return rows
+
+    def _refit_in(self, layout: tuple[int, int], cfg: Config) -> dict:
+        ranks, out = layout[0] * layout[1], self.folder / "refit.json"
+        words = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
+        words += [
+            "-m",
+            "benchmarks.refit",
+            cfg.model.path,
+            cfg.model.dtype,
+            *layout,
+            cfg.rollout.url,
+            self.repeats,
+            out,
+        ]
+        threads = max(1, len(os.sched_getaffinity(0)) // ranks)
+        _python(words, {"OMP_NUM_THREADS": str(threads), KEY: cfg.rollout.api_key}, read=False)
+        return json.loads(out.read_text())
+
+    def reward(self) -> list[Row]:
+        return measure_reward(self.repeats)
+
+    def sampling(self) -> list[Row]:
+        return measure_sampling(self.repeats)
+
+    def scaling(self) -> list[Row]:
+        """Step time against one thing at a time, and the exponent of a power law through it."""
+        rows = []
+        rows += self._against("samples a question", (4, 8, 16), lambda value: self.config("float32", samples=value))
+        rows += self._against("new tokens", (32, 64, 128), lambda value: self.config("float32", tokens=value))
+        sizes = {"2M": 1.9e6, "7M": 6.8e6, "25M": 26.2e6}
+        rows += self._against("model", sizes, lambda value: self.config("float32", model=value), sizes)
+        cores = sorted(os.sched_getaffinity(0))
+        counts = [count for count in (1, 2, 4, 8, 16) if count <= len(cores)]
+        rows += self._against("cores", counts, lambda value: self.config("float32"), cores=cores)
+        return rows
+
+    def _against(
+        self, what: str, values, config: Callable, sizes: dict | None = None, cores: list[int] | None = None
+    ) -> list[Row]:
+        rows, points = [], []
+        for value in values:
+            if cores:
+                os.sched_setaffinity(0, cores[:value])  # what is started inherits it
+            found = [step["step"] for step in measure_steps(config(value), self.repeats)]
+            rows.append(Row(f"GRPO step, float32, {what} {value}", "s", found))
+            points.append((math.log(sizes[value] if sizes else value), math.log(median(found))))
+        if cores:
+            os.sched_setaffinity(0, cores)
+        if len(points) > 1:
+            slope = linear_regression(*zip(*points, strict=True)).slope
+            rows.append(Row(f"GRPO step, float32: exponent in {what}", "", [slope]))
+        return rows
+
+
+def _python(words: list, env: dict[str, str], read: bool = True) -> dict:
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], env=os.environ | env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{words[1]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1]) if read else {}
+
+
+def main() -> None:
+    names = [name for name in vars(Bench) if not name.startswith("_") and name != "config"]
+    parser = argparse.ArgumentParser(
+        prog="./run bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(names))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    if unknown := set(asked.rows) - set(names):
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    about = {"machine": machine()}
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), asked.results.parent, asked.repeats)
+        for name in asked.rows or names:
+            print(f"{name} ...", flush=True)
+            found = getattr(bench, name)()
+            print(table(found), flush=True)
+            rows += found
+    path = write(rows, about, asked.results)
+    draw(rows, path.with_suffix(".svg"))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Refit: Megatron's shards on every rank → vLLM serving the new weights, beside a plain copy of the same bytes.
+
+torchrun -m benchmarks.refit MODEL_FOLDER DTYPE TENSOR PIPELINE URL REPEATS, with the server's key in the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from alphamed_nemo.config import ModelConfig, ParallelConfig, RolloutConfig
+from alphamed_nemo.policy.policy import MegatronPolicy
+from alphamed_nemo.rollout.transfer import WeightTransfer
+
+KEY = "ALPHAMED_ROLLOUT_API_KEY"
+
+
+def main(model: str, dtype: str, tensor: int, pipeline: int, url: str, repeats: int) -> dict | None:
+    parallel = ParallelConfig(tensor=tensor, pipeline=pipeline)
+    policy = MegatronPolicy(ModelConfig(path=model, dtype=dtype), parallel, None, model)
+    transfer = WeightTransfer(url, os.environ[KEY], RolloutConfig()) if dist.get_rank() == 0 else None
+    seconds, copies, size = [], [], 0
+    for version in range(1, repeats + 2):
+        dist.barrier()
+        started = time.perf_counter()
+        weights = policy.hf_weights()
+        if transfer is None:
+            for _ in weights:
+                pass
+        else:
+            size = transfer.refit(weights, version).bytes
+            if version > 1:  # the first maps the segment's pages
+                seconds.append(time.perf_counter() - started)
+                copies.append(_copy_seconds(size))
+    return None if transfer is None else {"seconds": seconds, "memcpy_seconds": copies, "bytes": size}
+
+
+def _copy_seconds(size: int) -> float:
+    """Of one copy of `size` bytes between two places that are mapped already."""
+    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    started = time.perf_counter()
+    target.copy_(source)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    found = main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5], int(sys.argv[6]))
+    if found is not None:
+        Path(sys.argv[7]).write_text(json.dumps(found))

@@ -1,0 +1,62 @@
+"""Labelling and evaluation: the share of a stage's time in which vLLM has requests to work on."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from alphamed_nemo.config import Config
+from alphamed_nemo.data.bank import embedded_bank
+from alphamed_nemo.evaluation.engine import evaluate
+from alphamed_nemo.evaluation.labelling import label_questions
+from alphamed_nemo.launch.local import Launcher
+from alphamed_nemo.launch.servers import rollout_client
+from alphamed_nemo.rollout.client import RolloutClient
+from benchmarks.measure import Row
+from benchmarks.workload import TOKENIZER
+
+QUESTIONS = 800
+
+
+class Watched(RolloutClient):
+    """Notes how long requests were under way: from the first that is sent to the last group that came back."""
+
+    sampling = 0.0
+
+    def stream(self, *args, **kwargs) -> Iterator:
+        started = time.perf_counter()
+        for found in super().stream(*args, **kwargs):
+            self.sampling += time.perf_counter() - started
+            yield found
+            started = time.perf_counter()
+        self.sampling += time.perf_counter() - started
+
+
+def measure_sampling(repeats: int) -> list[Row]:
+    """On the tiny base model, whose answers come fastest, so that all else weighs most."""
+    cfg = Config()
+    cfg.model.path, cfg.model.max_length, cfg.data.prompt = str(TOKENIZER), 192, "tiny"
+    cfg.label.samples, cfg.evaluate.samples, cfg.evaluate.protocol = 5, 1, "boxed"
+    cfg.label.max_new_tokens = cfg.evaluate.max_new_tokens = 48
+    questions, _ = embedded_bank(QUESTIONS, 0)
+    shares: dict[str, list[float]] = {"labelling": [], "evaluation": []}
+    with tempfile.TemporaryDirectory() as name, Launcher(Path(name)) as launcher:
+        rollout_client(cfg, launcher, cfg.model.path).warm_up()
+        for repeat in range(repeats + 1):
+            for stage, found in shares.items():
+                client = Watched(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
+                out = Path(name) / f"{stage}-{repeat}.json"
+                started = time.perf_counter()
+                tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+                if stage == "labelling":
+                    label_questions(questions, client, tokenizer, cfg, out)
+                else:
+                    evaluate(questions, client, tokenizer, cfg, "model", out)
+                if repeat:  # the first warms up
+                    found.append(100 * client.sampling / (time.perf_counter() - started))
+    note = f"{QUESTIONS} questions to the tiny model, server already up"
+    return [Row(f"{stage}: vLLM at work", "% of wall time", found, "95", note) for stage, found in shares.items()]
