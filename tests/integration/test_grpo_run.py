@@ -167,6 +167,15 @@ def test_killed_rank_ends_the_trainer_and_is_named(servers):
     servers[1].stop("trainer")
 
 
+def test_a_rank_killed_right_after_a_save_leaves_no_gap_in_the_metrics(servers, whole):
+    _, metrics = whole
+    with pytest.raises(ComponentError, match="trainer ended"):
+        train(servers, "saved", worker="tests.integration.killed_saver", steps=4, save_every=2)
+    assert [timeless(row) for row in train(servers, "saved", steps=4, save_every=2)] == [
+        timeless(row) for row in metrics
+    ]
+
+
 def sockets_of(pid: int) -> Path:
     """Where a vLLM server has its sockets."""
     variables = dict(word.partition("=")[::2] for word in Path(f"/proc/{pid}/environ").read_text().split("\0"))
