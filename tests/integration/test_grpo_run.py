@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,6 +175,28 @@ def test_a_rank_killed_right_after_a_save_leaves_no_gap_in_the_metrics(servers, 
     assert [timeless(row) for row in train(servers, "saved", steps=4, save_every=2)] == [
         timeless(row) for row in metrics
     ]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for two checkpoints of 17 MB."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=44m", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_with_more_room_it_goes_on(servers, whole, small_disk):
+    _, metrics = whole
+    folder = RunFolder(small_disk / "full")
+    why = r"step_3: not written: (?s:.*)No space left on device(?s:.*)Older checkpoints are untouched. Free disk space"
+    with pytest.raises(ComponentError, match=why):
+        train(servers, str(folder.root), steps=4, save_every=1)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_1", "step_2"]
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    resumed = train(servers, str(folder.root), steps=4, save_every=1)
+    assert [timeless(row) for row in resumed] == [timeless(row) for row in metrics]
 
 
 def sockets_of(pid: int) -> Path:
