@@ -9,8 +9,9 @@
 
 STOP='' DIED=''
 declare -A PID=() RESTARTS=() # of each step: its srun, and how often it may still be started again
-declare -A URL=() WITHIN=() PATIENCE=() READY=() BAD=() # of each server: its health, limits, and how it has been
+declare -A URL=() WITHIN=() PATIENCE=() READY=() BAD=() ENDING=() # of each server: health, limits, how it has been
 SICK=5 # seconds: a server that answers with an error (vLLM without its engine) is ended after so long
+GRACE=20 # seconds for a step to end after SIGTERM
 SERVERS=()
 MAX_STALLED=3 # attempts in a row that save nothing new, before the job gives up
 SERVER_DIED=70 NOT_COMPLETE=75
@@ -66,7 +67,7 @@ preflight() { # what only the nodes can tell
 
 start() { # NAME: a step in the background
     local options
-    READY[$1]='' BAD[$1]=''
+    READY[$1]='' BAD[$1]='' ENDING[$1]=''
     mapfile -t options <"$ATTEMPT/$1.srun"
     srun "${options[@]}" "${CONTAINER[@]}" bash "$ATTEMPT/$1.sh" &
     PID[$1]=$!
@@ -117,8 +118,10 @@ end_the_unwell() { # a server that hangs, or says that it is not well: check_ser
         if [[ -n ${READY[$name]} && $code != 000 ]]; then limit=$SICK; fi
         if ((SECONDS - BAD[$name] > limit)) && alive "$name"; then
             say "$name: ${URL[$name]} has not answered 200 for $limit s (last status $code)"
-            BAD[$name]=''
-            signal_step "$name" KILL
+            # Its wrapper (child.py) kills and clears away what is left; one that hangs itself goes the second time.
+            BAD[$name]=$((SECONDS + GRACE))
+            signal_step "$name" "${ENDING[$name]:-TERM}"
+            ENDING[$name]=KILL
         fi
     done
 }
@@ -160,7 +163,7 @@ signal_step() { # NAME SIGNAL. By scancel: srun, if signalled itself, kills its 
 }
 
 stop_steps() { # everything that was started; leaves nothing running
-    local name deadline=$((SECONDS + 20)) running
+    local name deadline=$((SECONDS + GRACE)) running
     for name in "${!PID[@]}"; do
         if alive "$name"; then signal_step "$name" TERM; fi
     done

@@ -75,6 +75,7 @@ class Trainer:
         self.refitted = False
         self.rewards: list[float] = []  # of the steps since the last checkpoint
         self.damaged = 0  # checkpoints that were passed over when resuming
+        self.saved_in = 0.0  # seconds of the save after the last step
         self.ahead: Future[Collected] | None = None
         self.pool = ThreadPoolExecutor(max_workers=1) if driver is not None else None
 
@@ -99,11 +100,14 @@ class Trainer:
             step += 1
             timing["refit"] = self._timed(lambda now=step: self._refit(now))
             stop = self.exchange.any(self.stop_requested())
-            due = step % self.cfg.grpo.save_every == 0 or step == self.cfg.grpo.steps
-            timing["checkpoint"] = self._timed(lambda now=step, c=collected: self._save(now, c)) if due or stop else 0.0
-            timing["step"] = time.perf_counter() - started
+            # The step is written down before it is saved: killed in between, it is done again, and never missing. So
+            # the time of a save is in the step after it.
+            timing["checkpoint"], self.saved_in = self.saved_in, 0.0
+            timing["step"] = time.perf_counter() - started + timing["checkpoint"]
             if self.driver is not None:
                 self.driver.record.write(step, metrics, timing, collected)
+            if stop or step % self.cfg.grpo.save_every == 0 or step == self.cfg.grpo.steps:
+                self.saved_in = self._timed(lambda now=step, c=collected: self._save(now, c))
             if stop:
                 log.warning("asked to stop: saved after step %d", step)
                 return step == self.cfg.grpo.steps

@@ -6,19 +6,26 @@ The wrapper adopts every descendant whose own parent dies (Linux's child subreap
 dies, kill -9 included. SIGTERM goes on to the command, which may have reasons of its own for the order in which its
 children end; what is left after the grace is killed, and so is what the command leaves behind. Should the wrapper
 itself be killed, the kernel kills the command. Standard library only: it must start in no time.
+
+Where ALPHAMED_SCRATCH names a variable, the command finds in that variable a folder of its own, which goes with it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SPAWN_FAILED = 127
+SCRATCH = "ALPHAMED_SCRATCH"
+# The name of a unix socket has at most 107 bytes. vLLM's are uuids: "/alphamed-" + 8, "/" + 36 come after the parent.
+LONGEST_PARENT = 107 - 18 - 37
 
 libc = ctypes.CDLL(None)
 
@@ -31,10 +38,12 @@ def main(launcher: int, grace_s: int, command: list[str]) -> int:
     # Signals wait until there is a command to pass them to.
     passed = {signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM}
     signal.pthread_sigmask(signal.SIG_BLOCK, passed)
+    scratch = make_scratch()
     try:
         process = subprocess.Popen(command, preexec_fn=in_command)
     except OSError as error:
         print(f"cannot start {command[0]}: {error}", file=sys.stderr)
+        remove(scratch)
         return SPAWN_FAILED
 
     def stop(_number: int, _frame: object) -> None:
@@ -59,7 +68,25 @@ def main(launcher: int, grace_s: int, command: list[str]) -> int:
     while has_children():
         kill_descendants()
         os.wait()
+    remove(scratch)
     return status
+
+
+def make_scratch() -> str:
+    """The folder that the command is given, in its environment; nothing where it asks for none."""
+    variable = os.environ.pop(SCRATCH, "")
+    if not variable:
+        return ""
+    parent = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="alphamed-", dir=parent if len(os.fsencode(parent)) <= LONGEST_PARENT else "/tmp")
+    os.environ[variable] = folder
+    return folder
+
+
+def remove(scratch: str) -> None:
+    """Best effort: the command's status is what counts."""
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def in_command() -> None:

@@ -59,11 +59,26 @@ def write(state: dict[str, Any], folder: Path) -> None:
     try:
         torch_checkpoint.save(
             mcore_to_pyt_state_dict(by_key, False),
-            storage_writer=torch_checkpoint.FileSystemWriter(folder, sync_files=True),
+            storage_writer=Writer(folder, sync_files=True),
             planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
         )
     except CheckpointException as error:
         raise CheckpointError(_reasons(error)) from error
+
+
+class Writer(torch_checkpoint.FileSystemWriter):
+    """Torch's, with the operating system's own words where a disk refuses.
+
+    torch.save fails a second time on its way out of a file that takes no more ("unexpected pos 704 vs 598").
+    """
+
+    def write_data(self, *arguments: Any) -> torch.futures.Future:
+        try:
+            return super().write_data(*arguments)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read(template: dict[str, Any], folder: Path, with_optimizer: bool) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from dataclasses import replace
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -35,7 +37,8 @@ def initialize(parallel: ParallelConfig, seed: int = 1) -> None:
 
     Args:
         parallel: tensor × pipeline × context × data must equal the number of ranks.
-        seed: of torch's and Megatron's generators; each pipeline and tensor rank derives its own from it.
+        seed: of the generators of Python, NumPy, torch and Megatron; each pipeline and tensor rank derives its own from
+            it. Checkpoints keep all four.
 
     Raises:
         ValueError: the layout does not fit the ranks, or asks for something that this device cannot do.
@@ -126,5 +129,8 @@ def _seed(seed: int) -> None:
     """Seeds as Megatron-LM does: pipeline stages differ, tensor ranks differ inside Megatron's tracker only."""
     from megatron.core import parallel_state, tensor_parallel
 
-    torch.manual_seed(seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
-    tensor_parallel.model_parallel_cuda_manual_seed(seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
+    seed += 100 * parallel_state.get_pipeline_model_parallel_rank()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from alphamed_nemo.config import Config, RolloutConfig
+from alphamed_nemo.rollout.hanging import LIMIT
 
 PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
 SHM_BACKEND = "alphamed_shm"  # the weight-transfer engine that the plugin registers
@@ -84,12 +85,15 @@ def vllm_command(
     argv += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
     argv += ["--weight-transfer-config", json.dumps({"backend": backend})]
     argv += ["--middleware", "alphamed_nemo.rollout.access.RequireKey"]
+    argv += ["--middleware", "alphamed_nemo.rollout.hanging.TellHanging"]
     argv += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"]
     argv += _cuda_arguments(rollout, transfer) if cuda else _cpu_arguments(rollout, cfg.model.max_length)
     env = {
         "VLLM_PLUGINS": PLUGIN,  # else vLLM imports every plugin that is installed, NeMo's among them: 10 s a process
         "VLLM_SERVER_DEV_MODE": "1",  # the RL endpoints
         "VLLM_API_KEY": api_key,
+        LIMIT: str(rollout.request_timeout_s),
+        "ALPHAMED_SCRATCH": "VLLM_RPC_BASE_PATH",  # for its sockets, which a killed vLLM leaves (launch/child.py)
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }

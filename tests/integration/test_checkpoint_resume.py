@@ -66,6 +66,15 @@ def test_resuming_in_the_same_layout_is_exact(hf, saved):
     assert all(torch.equal(first[0][1][name], again[0][1][name]) for name in first[0][1])
 
 
+def fresh_draws():
+    initialize(ParallelConfig())
+    return draws()
+
+
+def test_two_runs_from_the_beginning_draw_the_same_numbers():
+    assert spawn(fresh_draws, 1) == spawn(fresh_draws, 1)
+
+
 @pytest.mark.parametrize(
     "parallel",
     [

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
     cfg.data.prompt = "tiny"
     cfg.parallel = ParallelConfig(tensor=2, pipeline=2)
     cfg.optim.lr = 3e-4
+    cfg.rollout.request_timeout_s = 10.0
     cfg.grpo.questions = str(folder / "train.jsonl")
     cfg.grpo.questions_per_step, cfg.grpo.samples_per_question = 8, 4
     write_questions(embedded_bank(64, 0)[0], cfg.grpo.questions)
@@ -166,12 +168,63 @@ def test_killed_rank_ends_the_trainer_and_is_named(servers):
     servers[1].stop("trainer")
 
 
+def test_a_rank_killed_right_after_a_save_leaves_no_gap_in_the_metrics(servers, whole):
+    _, metrics = whole
+    with pytest.raises(ComponentError, match="trainer ended"):
+        train(servers, "saved", worker="tests.integration.killed_saver", steps=4, save_every=2)
+    assert [timeless(row) for row in train(servers, "saved", steps=4, save_every=2)] == [
+        timeless(row) for row in metrics
+    ]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for two checkpoints of 17 MB."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=44m", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_with_more_room_it_goes_on(servers, whole, small_disk):
+    _, metrics = whole
+    folder = RunFolder(small_disk / "full")
+    why = r"step_3: not written: (?s:.*)No space left on device(?s:.*)Older checkpoints are untouched. Free disk space"
+    with pytest.raises(ComponentError, match=why):
+        train(servers, str(folder.root), steps=4, save_every=1)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_1", "step_2"]
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    resumed = train(servers, str(folder.root), steps=4, save_every=1)
+    assert [timeless(row) for row in resumed] == [timeless(row) for row in metrics]
+
+
+def sockets_of(pid: int) -> Path:
+    """Where a vLLM server has its sockets."""
+    variables = dict(word.partition("=")[::2] for word in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    return Path(variables["VLLM_RPC_BASE_PATH"])
+
+
 def test_a_killed_rollout_server_is_replaced_and_nothing_is_lost(servers, whole):
     _, metrics = whole
     folder = start_training(servers, "new-vllm", steps=4, save_every=4)
     wait_for_steps(servers, folder, 1)
     # The engine alone, the last that was started: the HTTP front stays, and says that it is not well.
-    os.kill(max(descendants(servers[1].running["vllm"].process.pid)), signal.SIGKILL)
+    front, *_, engine = sorted(descendants(servers[1].running["vllm"].process.pid))
+    sockets = sockets_of(front)
+    assert any(path.is_socket() for path in sockets.iterdir())
+    os.kill(engine, signal.SIGKILL)
     servers[1].wait("trainer")
-    assert servers[1].restarted["vllm"] == 1
+    assert servers[1].restarted["vllm"] == 1 and not sockets.exists()
+    assert [timeless(row) for row in rows(folder)] == [timeless(row) for row in metrics]
+
+
+def test_a_rollout_server_whose_engine_hangs_is_replaced_and_nothing_is_lost(servers, whole):
+    _, metrics = whole
+    restarted = servers[1].restarted["vllm"]
+    folder = start_training(servers, "hanging-vllm", steps=4, save_every=4)
+    wait_for_steps(servers, folder, 1)
+    os.kill(max(descendants(servers[1].running["vllm"].process.pid)), signal.SIGSTOP)
+    servers[1].wait("trainer")
+    assert servers[1].restarted["vllm"] == restarted + 1
     assert [timeless(row) for row in rows(folder)] == [timeless(row) for row in metrics]

@@ -115,7 +115,7 @@ def test_a_server_that_dies_ends_the_run_and_takes_all_its_processes_along(launc
         launcher.wait("trainer")
     launcher.stop()
     assert gone_within(pids, 0)
-    assert trainer.returncode == 128 + signal.SIGTERM
+    assert trainer.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)  # the latter: its wrapper was still starting
 
 
 def test_the_trainers_own_failure_is_reported(launcher: Launcher) -> None:
@@ -193,6 +193,23 @@ def test_one_that_was_never_ready_is_not_started_again(launcher: Launcher) -> No
     launcher.start(script("vllm", "raise SystemExit(4)", health=f"http://127.0.0.1:{free_port()}/", restarts=3))
     with pytest.raises(ComponentError, match="vllm ended with status 4"):
         launcher.wait_ready("vllm")
+
+
+@pytest.mark.parametrize("temporary", ["/tmp", "/tmp/" + "long" * 20], ids=["short", "too-long-for-sockets"])
+def test_a_killed_command_leaves_nothing_in_the_folder_that_it_asked_for(launcher: Launcher, temporary: str) -> None:
+    code = """
+import os, socket
+place = os.environ["PLACE"]
+print(place, flush=True)
+socket.socket(socket.AF_UNIX).bind(f"{place}/{'x' * 36}")
+os.kill(os.getpid(), 9)
+"""
+    Path(temporary).mkdir(exist_ok=True)
+    launcher.start(script("vllm", code, env={"ALPHAMED_SCRATCH": "PLACE", "TMPDIR": temporary}))
+    with pytest.raises(ComponentError, match="vllm ended by SIGKILL"):
+        launcher.wait("vllm")
+    place = Path(launcher.log_of("vllm").read_text().strip())
+    assert place.parent == Path("/tmp") and place.name.startswith("alphamed-") and not place.exists()
 
 
 @pytest.fixture

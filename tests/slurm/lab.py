@@ -27,8 +27,10 @@ class Lab:
         return subprocess.run(words, env=self.env, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
     def submit(self, script: str, *words: str, **variables: str) -> Job:
-        """sbatch, from the project's root."""
-        command = ["sbatch", "--parsable", f"--output={self.folder}/%j.out", script, *words]
+        """sbatch, from the project's root. Words that start with - are sbatch's, as the scripts have it."""
+        options = [word for word in words if word.startswith("-")]
+        settings = [word for word in words if not word.startswith("-")]
+        command = ["sbatch", "--parsable", f"--output={self.folder}/%j.out", *options, script, *settings]
         made = subprocess.run(
             command, env=self.env | variables, cwd=ROOT, check=True, capture_output=True, text=True
         ).stdout.strip()

@@ -1,0 +1,89 @@
+"""A job whose --time is far too short: Slurm's clock ends every attempt, and the run is the one that had the time."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from alphamed_nemo.policy import manifest
+from tests.slurm.lab import Job, Lab
+from tests.slurm.runs import START_S, metrics, nothing_runs, submit
+
+REQUEUES = 3
+ATTEMPT_S = 900.0  # more than any limit that comes to be
+# Slurm looks every 30 s and warns up to a minute early: SIGUSR1 comes 30 to 60 s after the start, and whatever the
+# ranks then do has three minutes left.
+LIMITS = ["--time=00:04:00", "--signal=B:USR1@150"]
+# Weights that move to the last step, and surplus groups whose questions are carried from step to step.
+WORDS = ["grpo.dynamic_sampling=true", "grpo.max_sampling_rounds=100", "grpo.samples_per_question=4"]
+WORDS += ["rollout.max_new_tokens=48", "optim.lr=3e-5"]
+
+
+def newest(run: Path) -> int:
+    return max((int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*")), default=0)
+
+
+def ended(job: Job, attempts: int) -> bool:
+    """Waits for the end of the n-th attempt; whether the run is complete, and not requeued."""
+
+    def requeued() -> bool:
+        return job.output.count("not complete: requeued") == attempts and job.state == "PENDING"
+
+    job.until(lambda: requeued() or job.state == "COMPLETED", ATTEMPT_S, f"the end of attempt {attempts}")
+    nothing_runs(job)
+    return job.state == "COMPLETED"
+
+
+def timeless(row: dict) -> dict:
+    return {name: value for name, value in row.items() if not name.startswith(("timing/", "throughput/"))}
+
+
+def contents(checkpoint: Path) -> dict[str, object]:
+    """All that a checkpoint restores: checksums of tensors and random states, and the rest by value.
+
+    Left out: .metadata, in which torch writes a random id, and the mean reward since the last checkpoint, which is
+    another one for each.
+    """
+    files = manifest.read(checkpoint)["files"]
+    found: dict[str, object] = {name: file["sha256"] for name, file in files.items() if name.endswith(".distcp")}
+    found["rng"] = files["rng.pt"]["sha256"]
+    found["common"] = torch.load(checkpoint / "common.pt", weights_only=False)
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["reward"]
+    return found | state
+
+
+def test_a_run_of_many_requeues_is_the_run_that_was_never_interrupted(lab: Lab, questions: Path) -> None:
+    # No machine takes 10,000 steps in a minute, so every attempt meets its limit. Once that has happened often enough,
+    # the run is given an end (the number of steps is read anew in each attempt).
+    site, run = lab.folder / "short.env", lab.folder / "runs" / "limited"
+    usual = Path(lab.env["ALPHAMED_SITE"]).read_text()
+    site.write_text(f"{usual}WANTED_STEPS=10000\n")
+    wanted = "'${oc.decode:${oc.env:WANTED_STEPS}}'"
+    limited = submit(lab, questions, "limited", *LIMITS, *WORDS, steps=wanted, ALPHAMED_SITE=str(site))
+    saved = requeues = 0
+    for attempts in count(1):
+        if ended(limited, attempts):
+            break
+        if newest(run) == saved:  # the servers were not even up: this machine needs longer
+            lab.command("scontrol", "update", f"JobId={limited.id}", "TimeLimit=+2")
+        else:
+            saved, requeues = newest(run), requeues + 1
+            if requeues == REQUEUES:
+                site.write_text(f"{usual}WANTED_STEPS={saved + 2}\n")
+        limited.restart()
+
+    steps = newest(run)
+    assert int(limited.field("Restarts")) >= requeues >= REQUEUES and (run / "DONE").exists()
+    unbroken = submit(lab, questions, "unbroken", *WORDS, steps=steps)
+    assert unbroken.wait(START_S + 10 * steps) == "COMPLETED" and unbroken.field("Restarts") == "0"
+
+    rows = [metrics(lab, name) for name in ("limited", "unbroken")]
+    assert [row["step"] for row in rows[0]] == list(range(1, steps + 1))
+    assert [timeless(row) for row in rows[0]] == [timeless(row) for row in rows[1]]
+    ends = [contents(path / "checkpoints" / f"step_{steps}") for path in (run, run.with_name("unbroken"))]
+    assert ends[0] == ends[1]
+    assert ends[0]["step"] == steps and ends[0]["stream"]["pending"]
