@@ -123,6 +123,7 @@ class RolloutConfig:
     tensor: int = 1  # the server's own tensor parallelism
     max_num_seqs: int = 256
     memory_gb: float = 1.0  # KV cache on CPU hosts
+    threads: int = 0  # of each engine process on CPU hosts; 0: all cores but one for its HTTP front, shared among them
     gpu_memory_utilization: float = 0.85
     temperature: float = 1.0
     top_p: float = 1.0

@@ -69,6 +69,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "rollout.tensor": (1, math.inf),
     "rollout.max_num_seqs": (1, math.inf),
     "rollout.memory_gb": (0.01, math.inf),
+    "rollout.threads": (0, math.inf),
     "rollout.gpu_memory_utilization": (0.01, 1),
     "rollout.temperature": (0.01, math.inf),  # the policy's log-probs are divided by it
     "rollout.top_p": (0.001, 1),

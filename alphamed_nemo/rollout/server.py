@@ -150,7 +150,7 @@ def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
     would pin the engine to one core and keep its scheduler spinning for a second after each request, in the way of
     the trainer's ranks; unbound and in one process it sleeps at once.
     """
-    threads = max(1, (len(os.sched_getaffinity(0)) - 1) // rollout.tensor)
+    threads = rollout.threads or max(1, (len(os.sched_getaffinity(0)) - 1) // rollout.tensor)
     env = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),

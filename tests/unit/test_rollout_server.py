@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_the_command_carries_the_config(model: Path):
     assert json.loads(option(argv, "--weight-transfer-config")) == {"backend": "alphamed_shm"}
     assert argv[-2:] == ["--swap-x", "1"]
     assert env["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_threads_are_all_cores_but_one_unless_they_are_given(model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(9)))
+    cfg = Config()
+    assert vllm_command(cfg, model, 1, "k", cuda=False)[1]["OMP_NUM_THREADS"] == "8"
+    cfg.rollout.tensor = 2
+    assert vllm_command(cfg, model, 1, "k", cuda=False)[1]["OMP_NUM_THREADS"] == "4"
+    cfg.rollout.threads = 3
+    assert vllm_command(cfg, model, 1, "k", cuda=False)[1]["OMP_NUM_THREADS"] == "3"
 
 
 def test_the_key_is_in_the_environment_and_not_on_the_command_line(model: Path):
