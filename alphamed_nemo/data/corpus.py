@@ -180,6 +180,8 @@ def reasons(text: str) -> bool:
     """
     head, box, _ = text.partition("\\boxed")
     if box:
-        cut = max(head.rfind(mark) for mark in (". ", "? ", "! ", "\n"))
+        cut = -1
+        for mark in (". ", "\n", "? ", "! "):  # the usual ones first: then little is left to search
+            cut = max(cut, head.rfind(mark, max(0, cut)))
         head = head[: cut + 1]
     return len(head.split(maxsplit=3)) >= 3

@@ -17,7 +17,6 @@ from alphamed_nemo.data.question import Question
 
 log = logging.getLogger(__name__)
 
-_ENCODER = json.JSONEncoder(sort_keys=True, default=str)
 SAMPLE_BYTES = 2**16  # read from each end of a weight file; training moves every tensor, so this tells weights apart
 
 
@@ -100,10 +99,8 @@ def _check_settings(path: Path, found: dict, expected: dict) -> None:
 
 def questions_identity(questions: Iterable[Question]) -> str:
     """A short hash of questions in their order."""
-    digest = hashlib.sha256()
-    for question in questions:
-        digest.update(_ENCODER.encode(vars(question)).encode("utf-8", "replace"))
-    return digest.hexdigest()[:16]
+    text = json.dumps([vars(question) for question in questions], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def model_identity(path: str | Path) -> str:

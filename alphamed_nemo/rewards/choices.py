@@ -48,13 +48,15 @@ class Choices:
         texts: normalised option texts, empty where only the letters are known.
         by_text: normalised text → letter.
         boxes: `{C}`, `{c}` → letter, the quick look-up for the usual box.
+        alone: `C`, `c` → letter.
         words: the options are yes, no and maybe.
         heads: first words of the texts, or first characters of those that begin with none: the quick test of whether
             one can stand somewhere.
+        longest_head: characters of the longest of them.
         longest: characters of the longest text.
     """
 
-    __slots__ = ("heads", "letters", "texts", "by_text", "boxes", "words", "longest")
+    __slots__ = ("alone", "heads", "longest_head", "letters", "texts", "by_text", "boxes", "words", "longest")
 
     def __init__(self, options: Sequence[str]):
         if isinstance(options, str):
@@ -66,8 +68,10 @@ class Choices:
         for text, letter in list(self.by_text.items()):
             self.by_text.setdefault(text.strip(AROUND), letter)
         self.boxes = {f"{{{shown}}}": letter for letter in self.letters for shown in (letter, letter.lower())}
+        self.alone = {shown: letter for letter in self.letters for shown in (letter, letter.lower())}
         self.words = bool(texts) and WORDS.issuperset(texts)
         self.heads = tuple({_HEAD.match(text).group() for text in texts if text})
+        self.longest_head = max(map(len, self.heads), default=0)
         self.longest = max(map(len, texts), default=0)
 
     def text_of(self, letter: str) -> str:
@@ -111,6 +115,8 @@ def read_whole(text: str, choices: Choices, paraphrase: bool = True) -> str | No
         a letter of `choices`; AMBIGUOUS where it states several letters, a letter that is no option, or a letter with
         the text of another option; None where it is no answer at all.
     """
+    if text in choices.alone:
+        return choices.alone[text]
     if len(text) > MAX_ANSWER_CHARS:
         return None
     answer = normalise(text)

@@ -72,6 +72,8 @@ def extract_lenient(text: str, choices: Choices) -> str | None:
 def _without_special_tokens(text: str) -> str:
     """`text` without end-of-turn tokens that a decoder left in."""
     for _ in range(3):
+        if not text.endswith((">", "]")):
+            break
         token = _SPECIAL.search(text, max(0, len(text) - 40))
         if token is None or token.group().strip() in ("</answer>", "<answer>"):
             break

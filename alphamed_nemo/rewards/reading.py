@@ -17,6 +17,7 @@ _STOP = re.compile(r"[.!?\n]")
 _WORD_END = re.compile(r"(?![a-z0-9])(?!-[a-z0-9])(?!\.[0-9])")
 OPENERS = "([{\"'*<`$_"
 STOPS = ".,;:!)]}\"'*`>\n|<"
+NEAR = 16  # characters: marks before a "not", an article before an option's text
 SHORT = 3  # characters; an option text no longer than this needs a clean end, since "no" also begins "no longer"
 
 
@@ -71,15 +72,15 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
         None where no choice stands there, or one that is denied, asked or made to depend on a condition.
     """
     low = text.low
-    turned = cues.NOT_BUT.match(low, position)
+    turned = cues.NOT_BUT.match(low, position) if "not" in low[position : position + NEAR] else None
     if turned:
         position = turned.end()
     start = cues.OPENING.match(low, position).end()
     own = _own_text_after(text, position, start) if texts and text.choices.longest else None
     if own is None:
-        if cues.DENIAL.match(low, position) or cues.DENIAL.match(low, start):
-            return None
         own = letter_at(text, start, colon)
+        if own is not None and (cues.DENIAL.match(low, position) or cues.DENIAL.match(low, start)):
+            return None
     if own is None or own.letter == AMBIGUOUS:
         return own
     if cues.CONDITION.match(low, own.end) or cues.SUBJECT.match(low, own.end):
@@ -90,6 +91,9 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
 
 def _own_text_after(text: Text, position: int, start: int) -> Choice | None:
     """An option's text at `position` with its own opening marks and words, or without them at `start`."""
+    reach = text.low[position : start + NEAR + text.choices.longest_head]
+    if not any(head in reach for head in text.choices.heads):
+        return None
     for begin in (cues.BLANKS.match(text.low, position).end(), cues.MARKS.match(text.low, position).end(), start):
         own = own_text_at(text, begin)
         if own:
