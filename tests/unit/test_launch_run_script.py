@@ -172,6 +172,11 @@ def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arg
     assert clone.calls()[-1] == f"ran -m pytest {pytest_arguments}"
 
 
+def test_bench_passes_its_rows_on(clone: Clone) -> None:
+    assert clone.run("bench", "reward", "--repeats", "3")[0] == 0
+    assert clone.calls()[-1] == "ran -m benchmarks.bench reward --repeats 3"
+
+
 def test_an_unknown_recipe_is_refused_before_anything_is_installed(clone: Clone) -> None:
     assert clone.run("quickstrat") == (2, "", "error: no recipe 'quickstrat'; there are: quickstart\n")
     assert clone.calls() == []
