@@ -74,6 +74,8 @@ def test_in_the_container_a_server_is_replaced_a_lost_rank_ends_the_attempt_and_
     os.kill(max(engine), signal.SIGKILL)
     job.until(lambda: "vllm ended with status" in job.output, START_S, "the end of the server")
     wait_for_steps(job, lab, "container", max(5, len(metrics(lab, "container")) + 2))
+    saved = lab.folder / "runs" / "container" / "checkpoints" / "step_5"
+    job.until(saved.exists, START_S, "the first checkpoint")
     assert "started again" in job.output
     assert [row["step"] for row in metrics(lab, "container")] == list(range(1, len(metrics(lab, "container")) + 1))
 
