@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -112,9 +113,13 @@ def final(row: dict) -> float:
     return fmean(found["sampled"] for found in list(row["accuracy"].values())[-LAST:])
 
 
-def reached(row: dict, accuracy: float) -> int | None:
-    """Updates after which a run's sampled accuracy was first at least `accuracy`."""
-    return next((step for step, found in row["accuracy"].items() if found["sampled"] >= accuracy), None)
+def reached(row: dict, accuracy: float) -> float | None:
+    """Updates after which a run's sampled accuracy first was `accuracy`, on straight lines between its checkpoints."""
+    points = [(step, found["sampled"]) for step, found in row["accuracy"].items()]
+    for (before, low), (after, high) in pairwise(points):
+        if low < accuracy <= high:
+            return before + (after - before) * (accuracy - low) / (high - low)
+    return None
 
 
 def figure(rows: list[dict], path: Path) -> None:
@@ -127,7 +132,7 @@ def figure(rows: list[dict], path: Path) -> None:
             sampled = [found["sampled"] for found in row["accuracy"].values()]
             right.plot([int(step) for step in row["accuracy"]], sampled, color=colour, lw=1.2)
     left.set(title="Effective share of the batch trained on", xlabel="step", ylim=(0, 1.03))
-    right.set(title="Held-out accuracy of sampled answers", xlabel="updates", ylim=(0, 1.03))
+    right.set(title="Held-out accuracy of sampled answers", xlabel="updates", ylim=(0.4, 1.0))
     left.legend(frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.25)
@@ -149,7 +154,7 @@ def table(rows: list[dict]) -> str:
         greedy = fmean(found["greedy"] for found in list(row["accuracy"].values())[-LAST:])
         lines.append(
             f"| {row['variant']} | {row['seed']} | {100 * greedy:.1f}% | {100 * final(row):.1f}% "
-            f"| {reached(row, goals[row['seed']]) or '–'} "
+            f"| {'–' if (updates := reached(row, goals[row['seed']])) is None else f'{updates:.1f}'} "
             f"| {fmean(row['batch_effective_ratio'][-5:]):.2f} | {fmean(row['sampling_rounds']):.1f} "
             f"| {row['seconds']:.0f} |"
         )
