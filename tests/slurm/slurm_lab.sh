@@ -96,6 +96,7 @@ PropagateResourceLimits=NONE
 ReturnToService=2
 JobRequeue=1
 KillWait=5
+MinJobAge=3600
 SlurmdTimeout=10
 GresTypes=gpu
 PreemptType=preempt/partition_prio
