@@ -9,6 +9,7 @@ ARG BASE=nvcr.io/nvidia/cuda-dl-base:25.11-cuda13.0-devel-ubuntu24.04
 FROM ${BASE} AS builder
 ARG TORCH_VERSION=2.13.0
 ARG TRANSFORMER_ENGINE_VERSION=2.20.2
+ARG CUDA_PYTHON_VERSION=13.4.4
 ARG APEX_COMMIT=6424da3b4faa6c8f062da4a48c424fff3f02d42d
 ARG CUDA_ARCHITECTURES="8.0;9.0;10.0"
 ARG BUILD_JOBS=8
@@ -24,8 +25,11 @@ RUN apt-get update \
     && python3 -m venv /opt/venv
 WORKDIR /build
 COPY requirements/cpu.lock cpu.lock
-# The versions that the tests run with, but for the one that vLLM's two builds pin differently.
-RUN sed '/^apache-tvm-ffi==/d' cpu.lock >/opt/venv/constraints.txt \
+# The versions that the tests run with, but for the one that vLLM's two builds pin differently, and for cuda-bindings:
+# vLLM's CUDA build asks for cuda-python, which needs its own version of it. With another one pinned, the resolver falls
+# back to a cuda-python so old that it writes CUDA 12's cuda.bindings over that of CUDA 13.
+RUN sed -e '/^apache-tvm-ffi==/d' -e "s/^cuda-bindings==.*/cuda-python==${CUDA_PYTHON_VERSION}/" cpu.lock \
+        >/opt/venv/constraints.txt \
     && pip install --constraint /opt/venv/constraints.txt \
         "torch==${TORCH_VERSION}" setuptools wheel ninja packaging pybind11 numpy
 RUN NVTE_FRAMEWORK=pytorch MAX_JOBS=${BUILD_JOBS} pip install --no-build-isolation \
@@ -44,6 +48,7 @@ FROM ${BASE} AS runtime
 ARG TORCH_VERSION=2.13.0
 ARG VLLM_VERSION=0.32.0
 ARG TRANSFORMER_ENGINE_VERSION=2.20.2
+ARG CUDA_PYTHON_VERSION=13.4.4
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="AlphaMed-NeMo" \
@@ -81,4 +86,5 @@ RUN python requirements/assert_versions.py \
         "torch==${TORCH_VERSION}" "vllm==${VLLM_VERSION}" "transformer-engine==${TRANSFORMER_ENGINE_VERSION}" \
         "transformer-engine-cu13==${TRANSFORMER_ENGINE_VERSION}" \
         "transformer-engine-torch==${TRANSFORMER_ENGINE_VERSION}" \
+        "cuda-python==${CUDA_PYTHON_VERSION}" "cuda-bindings==${CUDA_PYTHON_VERSION}" \
         megatron-core==0.16.1 nemo-toolkit==3.0.0 transformers==5.19.0 apex

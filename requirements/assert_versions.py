@@ -12,6 +12,8 @@ import sys
 # Where a module is not called like its distribution. Found, not imported: some import only where there is a GPU.
 MODULES = {
     "apex": "fused_weight_gradient_mlp_cuda",
+    "cuda-bindings": "cuda.bindings",
+    "cuda-python": "cuda.bindings",
     "megatron-core": "megatron.core",
     "nemo-toolkit": "nemo",
     "transformer-engine-cu13": "transformer_engine",

@@ -57,6 +57,7 @@ def test_versions_are_those_of_the_project() -> None:
     assert defaults["VLLM_VERSION"] == pins()["vllm"]
     assert defaults["TRANSFORMER_ENGINE_VERSION"] == pins()["transformer-engine"]
     assert re.fullmatch(r"[0-9a-f]{40}", defaults["APEX_COMMIT"])
+    assert "cuda-bindings==" in (ROOT / "requirements" / "cpu.lock").read_text()  # what the Dockerfile replaces
 
 
 def test_the_base_cannot_pin_other_versions() -> None:
