@@ -164,6 +164,8 @@ def test_the_status_of_a_recipe_and_of_the_tests_is_passed_on(clone: Clone) -> N
         ([], "tests/unit tests/integration tests/gpu"),
         (["unit"], "tests/unit"),
         (["integration", "-x"], "tests/integration -x"),
+        (["slurm"], "tests/slurm"),
+        (["image", "-s"], "tests/image -s"),
         (["-k", "launch"], "tests/unit tests/integration tests/gpu -k launch"),
     ],
 )

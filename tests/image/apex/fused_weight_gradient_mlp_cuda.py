@@ -1,0 +1,1 @@
+"""Found, never called: see setup.py."""
