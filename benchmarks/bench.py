@@ -177,13 +177,13 @@ class Bench:
             if cores:
                 os.sched_setaffinity(0, cores[:value])  # what is started inherits it
             found = [step["step"] for step in measure_steps(config(value), self.repeats)]
-            rows.append(Row(f"GRPO step, float32, {what} {value}", "s", found))
+            rows.append(Row(f"step against {what}: {value}", "s", found))
             points.append((math.log(sizes[value] if sizes else value), math.log(median(found))))
         if cores:
             os.sched_setaffinity(0, cores)
         if len(points) > 1:
             slope = linear_regression(*zip(*points, strict=True)).slope
-            rows.append(Row(f"GRPO step, float32: exponent in {what}", "", [slope]))
+            rows.append(Row(f"step against {what}: exponent", "", [slope]))
         return rows
 
 

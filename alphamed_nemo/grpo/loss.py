@@ -176,7 +176,7 @@ def select_response_tokens(
         )
     current = logprobs[mask]
     sequence = batch.sequence[mask].long()
-    sequences = batch.cu_seqlens.numel() - 1  # padding counts as one more sequence, with no response tokens
+    sequences = batch.cu_seqlens.numel() - 1  # shared parts and padding count as further ones, without response tokens
     return ResponseTokens(
         logprobs=current,
         old=current.detach() if old is None else old[mask].to(current.dtype),

@@ -67,8 +67,8 @@ class Choices:
         self.by_text = {text: letter for text, letter in zip(texts, self.letters, strict=False) if text}
         for text, letter in list(self.by_text.items()):
             self.by_text.setdefault(text.strip(AROUND), letter)
-        self.boxes = {f"{{{shown}}}": letter for letter in self.letters for shown in (letter, letter.lower())}
         self.alone = {shown: letter for letter in self.letters for shown in (letter, letter.lower())}
+        self.boxes = {f"{{{shown}}}": letter for shown, letter in self.alone.items()}
         self.words = bool(texts) and WORDS.issuperset(texts)
         self.heads = tuple({_HEAD.match(text).group() for text in texts if text})
         self.longest_head = max(map(len, self.heads), default=0)

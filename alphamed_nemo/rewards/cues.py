@@ -44,8 +44,10 @@ VERBS = frozenset(
 )
 MAKES = frozenset(("makes", "making"))
 SHORTENED = re.compile(r"\s?[.:=–-]{1,2}\s?|(?<=^ans)\s|(?<=\nans)\s")  # after "ans"
-LEADS = frozenset("therefore thus hence so elimination exclusion consequently ultimately it's that's".split())
-CLAUSES = frozenset(("it must be", "this is", "that is", "which is"))
+LEADS = frozenset(
+    "therefore thus hence so elimination exclusion consequently ultimately it's that's".split()
+    + ["it must be", "this is", "that is", "which is"]
+)
 SUPERLATIVES = frozenset("most best correct right".split())
 
 # answer → its verb or colon: "answer to this question would therefore be", '"answer_choice":', "answer**:", "answer ⇒"

@@ -287,7 +287,7 @@ _READERS = (  # by cue word; any other may be the verb of "C is the correct answ
     dict.fromkeys(cues.NOUNS, _after_noun)
     | dict.fromkeys(cues.SUPERLATIVES, _after_superlative)
     | dict.fromkeys(cues.VERBS, _after_verb)
-    | dict.fromkeys(cues.LEADS | cues.CLAUSES, _after_lead)
+    | dict.fromkeys(cues.LEADS, _after_lead)
     | dict.fromkeys(cues.MAKES, _made)
     | {"it is": _it_is, "boxed": _box, "ans": _after_shortened, "选": _sure, "[": _brackets}
 )
