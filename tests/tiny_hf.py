@@ -8,9 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+
+from alphamed_nemo.policy.attention import SegmentParams
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -70,10 +71,7 @@ def megatron_logits(chunks: list[Any], vocab: int, sequences: list[list[int]]) -
     """
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     bounds = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).int()
-    longest = int(lengths.max())
-    packed = PackedSeqParams(
-        qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
-    )
+    packed = SegmentParams.of(bounds, None, int(lengths.max()))
     tokens = torch.tensor([sum(sequences, [])])
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     stages = parallel_state.get_pipeline_model_parallel_world_size()

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alphamed_nemo.export.layerwise import lend_weights
 from alphamed_nemo.policy import runtime
+from alphamed_nemo.policy.attention import SegmentParams
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.weights import Read
@@ -59,13 +59,7 @@ def megatron_logits(skeleton: GPTModel, read: Read, token_ids: Sequence[list[int
 
     lengths = list(map(len, token_ids))
     bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    packed = PackedSeqParams(
-        qkv_format="thd",
-        cu_seqlens_q=bounds,
-        cu_seqlens_kv=bounds,
-        max_seqlen_q=max(lengths),
-        max_seqlen_kv=max(lengths),
-    )
+    packed = SegmentParams.of(bounds, None, max(lengths))
     tokens = torch.tensor([sum(token_ids, [])], device=device)
     positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
     logits = skeleton(tokens, positions, None, packed_seq_params=packed)

@@ -1,4 +1,4 @@
-"""Attention over packed sequences, and the norm, for Megatron's local layer spec (no Transformer Engine).
+"""Attention over packed sequences for Megatron's local layer spec (no Transformer Engine).
 
 Segments of a pack are attended to in groups of about equal length, each group padded on the right to one length and
 given to one `scaled_dot_product_attention` call. That is exact: under the causal mask a real query never sees the
@@ -9,6 +9,8 @@ share their prompt, a sample's segment sees the keys of the shared part before i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,31 +19,39 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from alphamed_nemo.policy.local_ops import rotate
+
 # Segments share a call when their lengths round up to the same multiple of this: little padding, few calls.
 _LENGTH_STEP = 16
 
 
 @dataclass
-class SharedPromptParams(PackedSeqParams):
-    """A pack in which segments may continue others (`policy/packing.py`).
-
-    To Megatron it is one sequence: then the rotary embedding takes the angles of T tokens as they are, instead of
-    counting positions from 0 in each segment.
+class SegmentParams(PackedSeqParams):
+    """A pack for the local layers, in which segments may continue others (`policy/packing.py`).
 
     Attributes:
         bounds: int32 [S + 1], where segments begin and end.
         continues: int64 [S], for each segment the one that it continues, −1 for none.
+        cos, sin: float32 [T, 1, head dimension / 2] of the rotary embedding's angles (`policy/gpt.py` sets them).
     """
 
     bounds: Tensor | None = None
     continues: Tensor | None = None
+    cos: Tensor | None = None
+    sin: Tensor | None = None
 
     @classmethod
-    def of(cls, bounds: Tensor, continues: Tensor, max_seqlen: int) -> SharedPromptParams:
-        whole = bounds[[0, -1]]
+    def of(cls, bounds: Tensor, continues: Tensor | None, max_seqlen: int) -> SegmentParams:
+        if continues is None:
+            continues = torch.full_like(bounds[1:], -1, dtype=torch.int64)
         return cls(
-            "thd", whole, whole, max_seqlen_q=max_seqlen, max_seqlen_kv=max_seqlen, bounds=bounds, continues=continues
+            "thd", bounds, bounds, max_seqlen_q=max_seqlen, max_seqlen_kv=max_seqlen, bounds=bounds, continues=continues
         )
+
+    @cached_property
+    def layout(self) -> _Layout:
+        """Computed once for a pack, since every layer asks."""
+        return _lay_out(self.bounds, self.continues)
 
 
 @dataclass
@@ -49,20 +59,49 @@ class _Group:
     """Segments whose queries are computed in one call: `count` of them, padded to one length.
 
     Attributes:
-        queries: int64 [count, length], the token at each place; places beyond a segment's end repeat its last.
-        keys: int64 [count, shared + length], the same for its keys, those of the shared part first.
-        mask: bool [count, 1, length, shared + length], what each query sees; None: the causal mask.
-        kept: int64, places of `queries` that are real.
+        count, length, shared: segments, places of each for its own tokens, and places for those that it continues.
+        mask: what each query sees, [count, 1, length, shared + length]; None: the causal mask. Added to the scores on
+            CPU, bool elsewhere.
+        members: float32 [parents, count], 1 where the segment continues the parent.
+        parents: int64 [parents · shared], the tokens of those parents; places beyond a parent's end repeat its last.
     """
 
+    count: int
+    length: int
+    shared: int
+    mask: Tensor | None = None
+    members: Tensor | None = None
+    parents: Tensor | None = None
+
+    @property
+    def queries(self) -> int:
+        return self.count * self.length
+
+    @property
+    def keys(self) -> int:
+        return self.count * (self.shared + self.length)
+
+
+@dataclass
+class _Layout:
+    """How tokens go into padded groups, one group after another, and back.
+
+    Attributes:
+        queries, keys: int64 [Pq], [Pk], the token at each place; places beyond a segment's end repeat its last.
+        padding: int64, places of `queries` that are repetitions.
+        query_of, key_of: int64 [T], the place of each token among queries, and among keys as its own segment's.
+    """
+
+    groups: list[_Group]
     queries: Tensor
     keys: Tensor
-    mask: Tensor | None
-    kept: Tensor
+    padding: Tensor
+    query_of: Tensor
+    key_of: Tensor
 
 
 class PackedAttention(MegatronModule):
-    """`core_attention` of the local spec: causal self-attention within each sequence of `cu_seqlens`."""
+    """`core_attention` of the local spec: rotary embedding, and causal self-attention within each sequence."""
 
     def __init__(self, config: TransformerConfig, layer_number: int, *_args: object, **kwargs: object) -> None:
         super().__init__(config=config)
@@ -81,52 +120,89 @@ class PackedAttention(MegatronModule):
         """Causal attention with grouped key-value heads.
 
         Args:
-            query: [T, heads, head dimension].
+            query: [T, heads, head dimension], without rotary embedding.
             key, value: [T, key-value heads, head dimension].
             attention_mask, attn_mask_type, attention_bias: unused, part of Megatron's interface.
-            packed_seq_params: `cu_seqlens_q` [S + 1] covers all T tokens.
+            packed_seq_params: `SegmentParams` of all T tokens.
 
         Returns:
             [T, heads × head dimension], in the query's dtype.
         """
-        assert packed_seq_params is not None, "PackedAttention takes packed sequences only"
-        dtype = query.dtype
-        if query.device.type == "cpu":
-            # torch's CPU kernel takes half the time in float32 that it takes in bfloat16, forward and backward.
-            query, key, value = query.float(), key.float(), value.float()
+        assert isinstance(packed_seq_params, SegmentParams), "PackedAttention takes SegmentParams only"
+        packed, layout = packed_seq_params, packed_seq_params.layout
+        # torch's CPU kernel takes half the time in float32 that it takes in bfloat16, forward and backward.
+        dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+        queries = _Pad.apply(rotate(query, packed.cos, packed.sin).to(dtype), layout)
+        keys = _Keys.apply(rotate(key, packed.cos, packed.sin).to(dtype), layout)
+        values = _Keys.apply(value.to(dtype), layout)
         attended = []
-        groups, order = _groups(packed_seq_params)
-        for group in groups:
-            q, k, v = (
-                x.index_select(0, places.view(-1)).view(*places.shape, *x.shape[1:]).transpose(1, 2)
-                for x, places in ((query, group.queries), (key, group.keys), (value, group.keys))
-            )
+        for group, q, k, v in zip(
+            layout.groups,
+            queries.split([group.queries for group in layout.groups]),
+            keys.split([group.keys for group in layout.groups]),
+            values.split([group.keys for group in layout.groups]),
+            strict=True,
+        ):
+            q, k, v = (x.unflatten(0, (group.count, -1)).transpose(1, 2) for x in (q, k, v))
             out = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=group.mask, is_causal=group.mask is None, scale=self.scale, enable_gqa=True
             )
-            attended.append(out.transpose(1, 2).flatten(0, 1).flatten(1).index_select(0, group.kept))
-        return torch.cat(attended).index_select(0, order).to(dtype)
+            attended.append(out.transpose(1, 2).flatten(0, 1))
+        return _Unpad.apply(torch.cat(attended), layout).flatten(1).to(query.dtype)
 
 
-def _groups(packed: PackedSeqParams) -> tuple[list[_Group], Tensor]:
-    """How to gather the segments of a pack into padded groups and to put the results back.
+class _Pad(torch.autograd.Function):
+    """Tokens [T, ...] → places [Pq, ...]. What repetitions are given has no gradient, since nothing reads them."""
 
-    Computed once for a pack and kept on it, since every layer asks.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: _Layout) -> Tensor:
+        ctx.layout = layout
+        return x.index_select(0, layout.queries)
 
-    Returns:
-        The groups, and `order` [T]: for each token its row in the concatenation of all groups' kept places.
-    """
-    cached = getattr(packed, "_groups", None)
-    if cached is not None:
-        return cached
-    shares = isinstance(packed, SharedPromptParams)
-    device = packed.cu_seqlens_q.device
-    bounds = (packed.bounds if shares else packed.cu_seqlens_q).cpu().long()
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.index_select(0, ctx.layout.query_of), None
+
+
+class _Unpad(torch.autograd.Function):
+    """Places [Pq, ...] → tokens [T, ...]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: _Layout) -> Tensor:
+        ctx.layout = layout
+        return x.index_select(0, layout.query_of)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.index_select(0, ctx.layout.queries).index_fill_(0, ctx.layout.padding, 0.0), None
+
+
+class _Keys(torch.autograd.Function):
+    """Tokens [T, ...] → places of keys [Pk, ...]. A shared token's gradient is the sum over all that continue it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: _Layout) -> Tensor:
+        ctx.layout = layout
+        return x.index_select(0, layout.keys)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        layout: _Layout = ctx.layout
+        of_tokens = grad.index_select(0, layout.key_of)
+        for group, part in zip(layout.groups, grad.split([group.keys for group in layout.groups]), strict=True):
+            if group.shared:
+                width = grad[0].numel() * group.shared
+                of_parents = group.members.to(grad.dtype) @ part.reshape(group.count, -1)[:, :width]
+                of_tokens.index_add_(0, group.parents, of_parents.view(-1, *grad.shape[1:]))
+        return of_tokens, None
+
+
+def _lay_out(bounds: Tensor, continues: Tensor) -> _Layout:
+    device, (bounds, parents) = bounds.device, (bounds.cpu().long(), continues.cpu())
     starts, lengths = bounds[:-1], bounds.diff()
-    parents = packed.continues.cpu() if shares else torch.full_like(starts, -1)
     shared = torch.where(parents >= 0, lengths[parents], 0)  # tokens that a segment continues
     kinds = torch.stack([_rounded(lengths), _rounded(shared)], dim=1)
-    groups, tokens = [], []
+    groups, queries, keys, real, own = [], [], [], [], []
     for kind in kinds.unique(dim=0):
         length, before = kind.tolist()
         if length == 0:
@@ -134,40 +210,42 @@ def _groups(packed: PackedSeqParams) -> tuple[list[_Group], Tensor]:
         members = (kinds == kind).all(dim=1)
         place = torch.arange(length)
         start, size = starts[members, None], lengths[members, None]
-        queries = start + torch.minimum(place, size - 1)
-        real = place < size
-        keys, mask = queries, None
+        tokens = start + torch.minimum(place, size - 1)
+        group = _Group(len(tokens), length, before)
+        seen_tokens = tokens
         if before:
+            found, parent_of = parents[members].unique(return_inverse=True)
             place_before, size_before = torch.arange(before), shared[members, None]
-            keys = torch.cat(
-                [starts[parents[members], None] + torch.minimum(place_before, size_before - 1), queries], dim=1
-            )
+            parent_tokens = starts[found, None] + torch.minimum(place_before, lengths[found, None] - 1)
+            seen_tokens = torch.cat([parent_tokens[parent_of], tokens], dim=1)
             seen_before = (place_before < size_before)[:, None, None, :].expand(-1, 1, length, before)
-            seen = (place[None, :] <= place[:, None]).expand(len(queries), 1, length, length)
-            mask = torch.cat([seen_before, seen], dim=-1).to(device)
-        groups.append(_Group(queries.to(device), keys.to(device), mask, real.flatten().nonzero().squeeze(1).to(device)))
-        tokens.append(queries[real])
-    packed._groups = groups, torch.argsort(torch.cat(tokens)).to(device)
-    return packed._groups
+            seen = (place[None, :] <= place[:, None]).expand(len(tokens), 1, length, length)
+            group.mask = torch.cat([seen_before, seen], dim=-1).to(device)
+            if device.type == "cpu":
+                group.mask = torch.zeros(group.mask.shape).masked_fill_(~group.mask, -torch.inf)
+            group.members = F.one_hot(parent_of).T.float().to(device)
+            group.parents = parent_tokens.flatten().to(device)
+        groups.append(group)
+        queries.append(tokens.flatten())
+        keys.append(seen_tokens.flatten())
+        real.append((place < size).flatten())
+        own.append(F.pad(place < size, (before, 0)).flatten())  # the shared tokens are the parents' own
+    all_queries, all_keys, is_real, is_own = map(torch.cat, (queries, keys, real, own))
+    return _Layout(
+        groups=groups,
+        queries=all_queries.to(device),
+        keys=all_keys.to(device),
+        padding=(~is_real).nonzero().squeeze(1).to(device),
+        query_of=_places(all_queries, is_real).to(device),
+        key_of=_places(all_keys, is_own).to(device),
+    )
+
+
+def _places(tokens: Tensor, counted: Tensor) -> Tensor:
+    """For each token the one place that holds it and is counted."""
+    places = counted.nonzero().squeeze(1)
+    return places[torch.argsort(tokens[places])]
 
 
 def _rounded(lengths: Tensor) -> Tensor:
     return (lengths + _LENGTH_STEP - 1) // _LENGTH_STEP * _LENGTH_STEP
-
-
-class PackedRMSNorm(torch.nn.Module):
-    """RMSNorm that can sit inside a sequence-parallel region, which Megatron's local norm refuses.
-
-    Its weight [hidden] is marked, so that Megatron sums the gradients over the tensor group, each of whose ranks
-    normalises its own part of the tokens.
-    """
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **_unused: object) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        self.weight.sequence_parallel = config.sequence_parallel
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., hidden] → the same shape and dtype; the mean square is taken in float32."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

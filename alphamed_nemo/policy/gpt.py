@@ -7,7 +7,7 @@ from typing import Any
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
-from alphamed_nemo.policy.attention import SharedPromptParams
+from alphamed_nemo.policy.attention import SegmentParams
 
 
 class PolicyGPTModel(GPTModel):
@@ -35,10 +35,15 @@ class PolicyGPTModel(GPTModel):
 
     def _preprocess(self, **kwargs: Any) -> tuple[Any, ...]:
         found = super()._preprocess(**kwargs)
-        if not isinstance(kwargs["packed_seq_params"], SharedPromptParams):
+        packed = kwargs["packed_seq_params"]
+        if not isinstance(packed, SegmentParams):
             return found
+        # The local attention turns queries and keys itself, by angles of T tokens; Megatron would count positions from
+        # 0 in each segment. Rounded to the model's dtype, as Megatron's and the rollout engine's are.
         decoder_input, angles, *others = found
-        return decoder_input, angles[kwargs["position_ids"].squeeze(0)], *others
+        half = angles[kwargs["position_ids"].squeeze(0), 0, :, : angles.shape[-1] // 2]
+        packed.cos, packed.sin = (x.to(self.config.params_dtype).float() for x in (half.cos(), half.sin()))
+        return decoder_input, None, *others
 
     def _postprocess(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         if self.post_process and self._rows is not None:

@@ -35,8 +35,15 @@ def token_logprobs(
     return _VocabParallelLogprobs.apply(logits, targets, vocab_size, temperature, group)
 
 
+# Values of one block of rows, in float32. On CPU a block and what is computed from it stay in the cache.
+_BLOCK_VALUES = {"cpu": 2**19, "cuda": 2**27}
+
+
 class _VocabParallelLogprobs(torch.autograd.Function):
-    """With p = softmax(z): ∂logp_y/∂z = 1_y − p, and ∂H/∂z = −p (log p + H)."""
+    """With p = softmax(z): ∂logp_y/∂z = 1_y − p, and ∂H/∂z = −p (log p + H).
+
+    Works on blocks of rows and keeps no p: the backward pass computes it again from the logits.
+    """
 
     @staticmethod
     def forward(
@@ -47,37 +54,57 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         first = part * dist.get_rank(group) if parallel else 0
         real = max(0, min(part, vocab_size - first))  # columns of this rank that are not padding
 
-        z = logits.float() / temperature
-        z[:, real:] = -torch.inf
-        largest = z.amax(dim=-1)
+        largest = logits.new_full(logits.shape[:1], -torch.inf, dtype=torch.float32)
+        if real:
+            largest = logits[:, :real].amax(dim=-1).float() / temperature
         if parallel:
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-        z -= largest[:, None]
-        p = z.exp()
-        z[:, real:] = 0.0  # p is 0 there, and 0 · −inf would be NaN
 
         here = (targets >= first) & (targets < first + real)
         column = torch.where(here, targets - first, 0)
-        of_target = torch.where(here, z.gather(1, column[:, None]).squeeze(1), 0.0)
-        sums = torch.stack([p.sum(dim=-1), of_target, torch.linalg.vecdot(p, z)])
+        sums = largest.new_zeros(3, len(logits))  # Σ exp z, the target's z, Σ z·exp z
+        for rows in _blocks(logits) if real else ():
+            z = _scaled(logits[rows, :real], temperature).sub_(largest[rows, None])
+            sums[1, rows] = torch.where(here[rows], z.gather(1, column[rows, None]).squeeze(1), 0.0)
+            p = z.exp()
+            sums[0, rows] = p.sum(dim=-1)
+            sums[2, rows] = z.mul_(p).sum(dim=-1)
         if parallel:
             dist.all_reduce(sums, group=group)
         total, of_target, weighted = sums
         log_total = total.log()
         entropy = log_total - weighted / total
-        p /= total[:, None]
 
-        ctx.save_for_backward(p, column, here, entropy)
-        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        ctx.save_for_backward(logits, column, here, largest + log_total, entropy)
+        ctx.temperature, ctx.real = temperature, real
         ctx.set_materialize_grads(False)
         return of_target - log_total, entropy
 
     @staticmethod
     def backward(ctx: Any, of_logprob: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        p, column, here, entropy = ctx.saved_tensors
-        grad = torch.zeros_like(p) if of_logprob is None else p * -of_logprob[:, None]
-        if of_logprob is not None:
-            grad.scatter_add_(1, column[:, None], (of_logprob * here)[:, None])
-        if of_entropy is not None:
-            grad -= of_entropy[:, None] * (torch.xlogy(p, p) + p * entropy[:, None])
-        return (grad / ctx.temperature).to(ctx.dtype), None, None, None, None
+        logits, column, here, log_sum, entropy = ctx.saved_tensors
+        of_logprob = torch.zeros_like(log_sum) if of_logprob is None else of_logprob / ctx.temperature
+        of_target = of_logprob * here
+        grad = torch.empty_like(logits)
+        grad[:, ctx.real :] = 0.0
+        for rows in _blocks(logits) if ctx.real else ():
+            log_p = _scaled(logits[rows, : ctx.real], ctx.temperature).sub_(log_sum[rows, None])
+            p = log_p.exp()
+            of_logits = p * -of_logprob[rows, None]
+            if of_entropy is not None:
+                weight = of_entropy[rows, None] / ctx.temperature
+                of_logits -= log_p.add_(entropy[rows, None]).mul_(p).mul_(weight)
+            of_logits.scatter_add_(1, column[rows, None], of_target[rows, None])
+            grad[rows, : ctx.real] = of_logits
+        return grad, None, None, None, None
+
+
+def _blocks(logits: Tensor) -> list[slice]:
+    rows = max(1, _BLOCK_VALUES[logits.device.type] // logits.shape[-1])
+    return [slice(first, first + rows) for first in range(0, len(logits), rows)]
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature in float32, in memory of its own."""
+    scaled = logits.to(torch.float32, copy=True)
+    return scaled if temperature == 1.0 else scaled.div_(temperature)

@@ -14,8 +14,9 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
-from alphamed_nemo.policy.attention import PackedAttention, PackedRMSNorm
+from alphamed_nemo.policy.attention import PackedAttention
 from alphamed_nemo.policy.gpt import PolicyGPTModel
+from alphamed_nemo.policy.local_ops import PackedRMSNorm, SwiGLU
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 RECOMPUTE = {
@@ -91,6 +92,13 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
     """
     _check(hf_config, model, parallel)
     dtype = DTYPES[model.dtype]
+    implementation = spec_name(model)
+    local = implementation == "local"
+    if local and "rope" in model.fusions:
+        raise ValueError(
+            "model.fusions: rope is Transformer Engine's, and the local layers turn queries and keys themselves; leave it "
+            "out, or set model.spec=transformer_engine"
+        )
     return TransformerConfig(
         num_layers=hf_config.num_hidden_layers,
         hidden_size=hf_config.hidden_size,
@@ -102,6 +110,8 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
         layernorm_epsilon=hf_config.rms_norm_eps,
         activation_func=F.silu,
         gated_linear_unit=True,
+        # Whatever its name says: the module that `_layer_spec` puts there.
+        use_te_activation_func=local and "bias_activation" not in model.fusions,
         add_bias_linear=False,
         add_qkv_bias=hf_config.model_type == "qwen2",
         qk_layernorm=hf_config.model_type == "qwen3",
@@ -117,7 +127,7 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
         context_parallel_size=parallel.context,
         sequence_parallel=parallel.sequence,
         use_cpu_initialization=not torch.cuda.is_available(),
-        transformer_impl=spec_name(model),
+        transformer_impl=implementation,
         **{switch: name in model.fusions for name, switch in FUSIONS.items()},
         **RECOMPUTE[model.recompute],
         **({"fp8": model.fp8, "fp8_recipe": FP8_RECIPES[model.fp8_recipe]} if model.fp8 else {}),
@@ -204,6 +214,7 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
     attention.core_attention = ModuleSpec(module=PackedAttention)
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = PackedRMSNorm
+    layer.submodules.mlp.submodules.activation_func = SwiGLU
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=PackedRMSNorm)
 

@@ -1,5 +1,7 @@
 """Sequences into packed micro-batches: many sequences one after another in one row of tokens (THD layout).
 
+A sequence's last token is a target only: nothing is predicted from it, so it is not in the row.
+
 The samples of one prompt can share it: its tokens but the last lie in the row once, as a segment of their own, and each
 sample's segment, the prompt's last token and the response, continues that one. What a token sees is the same, so log-
 probabilities and gradients are, and the prompt is computed once for the group instead of once a sample.
@@ -56,7 +58,7 @@ class PackedBatch:
         advantages, rollout_logprobs: float32 [T], aligned with targets; 0 outside the mask.
         cu_seqlens: int32 [S + 1], where segments begin and end; covers all T tokens, padding being one more segment. A
             segment is a sequence, or a part of one where samples share their prompt.
-        max_seqlen: length of the longest sequence, padding included.
+        max_seqlen: length of the longest sequence in the row, padding included.
         continues: int64 [S], for each segment the one that it continues, −1 where it begins a sequence; None: all do.
         old_logprobs, ref_logprobs: float32 [T], aligned with targets, where they have been computed.
     """
@@ -188,8 +190,14 @@ def _families(sequences: Sequence[TrainSequence], limit: int) -> list[list[Train
 
 
 def _family_size(family: list[TrainSequence]) -> int:
-    """Tokens of sequences that share their prompt, but for its last token."""
-    return sum(map(len, family)) - (len(family) - 1) * (len(family[0].prompt_ids) - 1)
+    """Tokens in the row of sequences that share their prompt."""
+    shared = _shared_tokens(family)
+    return shared + sum(max(1, len(member) - shared - 1) for member in family)
+
+
+def _shared_tokens(family: list[TrainSequence]) -> int:
+    """Of the prompt: all but its last, from which the responses are predicted."""
+    return len(family[0].prompt_ids) - 1 if len(family) > 1 else 0
 
 
 @dataclass
@@ -198,12 +206,14 @@ class _Segment:
 
     Attributes:
         ids: token ids.
+        targets: the token after each of them; empty for a shared part, and where there is none.
         first: position of the first of them in its sequence.
         sequence: index of the sequence, −1 for a shared part.
         continues: index of the segment that this one continues, −1 for none.
     """
 
     ids: list[int]
+    targets: list[int] = field(default_factory=list)
     first: int = 0
     sequence: int = -1
     continues: int = -1
@@ -213,15 +223,14 @@ def _segments(families: list[list[TrainSequence]]) -> list[_Segment]:
     segments: list[_Segment] = []
     count = 0
     for family in families:
-        prompt = family[0].prompt_ids
-        shared = len(prompt) - 1 if len(family) > 1 else 0
+        prompt, shared = family[0].prompt_ids, _shared_tokens(family)
         parent = -1
         if shared:
             parent = len(segments)
             segments.append(_Segment(prompt[:-1]))
         for member in family:
             own = prompt[shared:] + member.response_ids
-            segments.append(_Segment(own, shared, count, parent))
+            segments.append(_Segment(own[:-1] or own, own[1:], shared, count, parent))
             count += 1
     return segments
 
@@ -245,9 +254,12 @@ def _lay_out(families: list[list[TrainSequence]], length: int) -> PackedBatch:
     positions[:used] += shift[segment_of]
     positions[used:] -= used
 
-    has_target = sequence >= 0
-    has_target[ends - 1] = False
-    targets = torch.where(has_target, tokens.roll(-1), 0)
+    has_target = torch.zeros(length, dtype=torch.bool)
+    has_target[:used] = torch.tensor([bool(segment.targets) for segment in segments], dtype=torch.bool)[segment_of]
+    targets = torch.zeros(length, dtype=torch.int64)
+    targets[has_target] = torch.tensor(
+        list(chain.from_iterable(segment.targets for segment in segments)), dtype=torch.int64
+    )
     mask = has_target.clone()
     mask[has_target] &= positions[has_target] >= prompts[sequence[has_target]] - 1
 

@@ -14,7 +14,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from alphamed_nemo.policy.attention import SharedPromptParams
+from alphamed_nemo.policy.attention import SegmentParams
 from alphamed_nemo.policy.logprobs import token_logprobs
 from alphamed_nemo.policy.packing import PackedBatch, empty_like
 
@@ -94,7 +94,7 @@ def _run(
             input_ids=batch.tokens[None],
             position_ids=batch.positions[None],
             attention_mask=None,
-            packed_seq_params=_packed_params(batch),
+            packed_seq_params=_packed_params(batch, chunk.config.transformer_impl == "local"),
             rows=rows,
         )
         return logits, partial(finish, batch)
@@ -111,9 +111,9 @@ def _run(
     )
 
 
-def _packed_params(batch: PackedBatch) -> PackedSeqParams:
-    if batch.continues is not None:
-        return SharedPromptParams.of(batch.cu_seqlens, batch.continues, batch.max_seqlen)
+def _packed_params(batch: PackedBatch, local: bool) -> PackedSeqParams:
+    if local:
+        return SegmentParams.of(batch.cu_seqlens, batch.continues, batch.max_seqlen)
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=batch.cu_seqlens,

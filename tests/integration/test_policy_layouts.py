@@ -110,7 +110,8 @@ def by_tokens(batch: PackedBatch, values: torch.Tensor) -> dict[tuple[int, ...],
     found = {}
     for index in range(int(batch.sequence.max()) + 1):
         here = batch.sequence == index
-        found[tuple(batch.tokens[here].tolist())] = values[here & batch.mask]
+        key = batch.tokens[here].tolist() + batch.targets[here][-1:].tolist()
+        found[tuple(key)] = values[here & batch.mask]
     return found
 
 

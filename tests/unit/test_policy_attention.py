@@ -1,9 +1,8 @@
 import pytest
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from alphamed_nemo.policy.attention import PackedAttention, PackedRMSNorm
+from alphamed_nemo.policy.attention import PackedAttention, SegmentParams
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 
@@ -15,9 +14,12 @@ def config() -> TransformerConfig:
     )
 
 
-def packed(lengths: list[int]) -> PackedSeqParams:
+def packed(lengths: list[int]) -> SegmentParams:
+    """Without rotary embedding: all angles are 0."""
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
-    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds)
+    params = SegmentParams.of(bounds, None, max(lengths))
+    params.cos, params.sin = torch.ones(sum(lengths), 1, DIM // 2), torch.zeros(sum(lengths), 1, DIM // 2)
+    return params
 
 
 def naive(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -71,17 +73,3 @@ def test_sequences_do_not_see_each_other(config):
     after = attention(*changed, None, packed_seq_params=packed([10, 20]))
     assert torch.equal(before[10:], after[10:])
     assert not torch.equal(before[:10], after[:10])
-
-
-def test_norm_equals_its_formula_and_marks_its_weight(config):
-    norm = PackedRMSNorm(config, 32, eps=1e-5)
-    assert norm.weight.sequence_parallel is False
-    with torch.no_grad():
-        norm.weight.copy_(torch.randn(32))
-    x = torch.randn(6, 1, 32)
-    exact = x.double()
-    expected = exact / (exact.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
-    torch.testing.assert_close(norm(x).double(), expected, rtol=1e-6, atol=1e-6)
-
-    config.sequence_parallel = True
-    assert PackedRMSNorm(config, 32).weight.sequence_parallel is True

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import alphamed_nemo.policy.logprobs as logprobs_module
 from alphamed_nemo.policy.logprobs import token_logprobs
 from tests.spawn import spawn
 
@@ -34,6 +35,13 @@ def test_bfloat16_logits_are_reduced_in_float32():
     logprobs, entropy = token_logprobs(logits, targets, VOCAB)
     assert logprobs.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(logprobs.double(), reference(logits, targets, 1.0)[0], rtol=1e-6, atol=1e-5)
+
+
+@pytest.fixture(params=["one block", "many blocks"], autouse=True)
+def blocks(request, monkeypatch):
+    """The same whether the rows are worked on at once or a few at a time."""
+    if request.param == "many blocks":
+        monkeypatch.setitem(logprobs_module._BLOCK_VALUES, "cpu", 2 * PADDED)
 
 
 @pytest.mark.parametrize("used", [(0,), (1,), (0, 1)], ids=["logprob", "entropy", "both"])

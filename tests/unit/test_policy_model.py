@@ -1,5 +1,3 @@
-import importlib.util
-
 import pytest
 import torch
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
@@ -63,9 +61,8 @@ def test_settings_reach_megatron(settings, expected):
     assert on == {FUSIONS[name] for name in settings.get("fusions", [])}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformer_engine") is not None, reason="about machines without it")
-def test_megatron_has_the_rope_fusion_from_transformer_engine_only():
-    with pytest.raises(ValueError, match="apply_rope_fusion is not available"):
+def test_the_local_layers_refuse_the_rope_fusion():
+    with pytest.raises(ValueError, match="model.fusions: rope is Transformer Engine's"):
         transformer_config(LlamaConfig(**SIZES), ModelConfig(fusions=["rope"]), ParallelConfig())
 
 

@@ -27,7 +27,7 @@ def shares(sequences: list[TrainSequence], limit: int, ranks: int) -> list[list[
 
 @settings(max_examples=60, deadline=None)
 @given(sizes, st.integers(24, 200), st.integers(1, 3))
-def test_every_token_is_packed_exactly_once(shapes, limit, ranks):
+def test_every_token_but_the_last_is_packed_exactly_once(shapes, limit, ranks):
     sequences = sequences_of(shapes)
     packed = [
         batch.tokens[batch.sequence >= 0].tolist()
@@ -35,7 +35,8 @@ def test_every_token_is_packed_exactly_once(shapes, limit, ranks):
         for batch in share
         if (batch.sequence >= 0).any()
     ]
-    expected = [token for s in sequences for token in s.prompt_ids + s.response_ids]
+    whole = [s.prompt_ids + s.response_ids for s in sequences]
+    expected = [token for ids in whole for token in ids[:-1] or ids]
     assert sorted(token for tokens in packed for token in tokens) == sorted(expected)
 
 
@@ -67,7 +68,7 @@ def test_targets_are_the_next_tokens_and_the_mask_covers_the_responses(shapes, l
             assert batch.sequence[part].tolist() == [index] * (end - start)
             sequence = by_first[int(batch.tokens[start])]
             tokens = sequence.prompt_ids + sequence.response_ids
-            assert batch.targets[part].tolist() == tokens[1:] + [0]
+            assert batch.targets[part].tolist() == (tokens[1:] or [0])
             assert batch.targets[part][batch.mask[part]].tolist() == sequence.response_ids
             assert batch.rollout_logprobs[part][batch.mask[part]].tolist() == sequence.rollout_logprobs
             assert set(batch.advantages[part][batch.mask[part]].tolist()) <= {sequence.advantage}
@@ -102,10 +103,12 @@ def test_shared_prompts_lie_in_the_pack_once_and_every_sample_continues_its_own(
                     continue
                 before = batch.tokens[parts[parent]].tolist() if parent >= 0 else []
                 whole = before + batch.tokens[part].tolist()
+                last = int(batch.targets[part][-1])  # 0: none
                 assert batch.sequence[part].tolist() == [index] * (part.stop - part.start)
                 assert batch.positions[part].tolist() == list(range(len(before), len(whole)))
                 responses = batch.targets[part][batch.mask[part]].tolist()
                 assert set(batch.advantages[part][batch.mask[part]].tolist()) <= {float(r) for r in responses[:1]}
+                whole += [last] if last else []
                 found.append((whole[: len(whole) - len(responses)], responses))
     assert sorted(found) == sorted((s.prompt_ids, s.response_ids) for s in sequences)
 
@@ -113,7 +116,7 @@ def test_shared_prompts_lie_in_the_pack_once_and_every_sample_continues_its_own(
 def test_a_prompt_is_shared_by_as_many_samples_as_fit() -> None:
     sequences = groups_of([(20, 10)], 4)  # 20 + 10, 9, 8, 7
     (batch,) = pack(sequences, 128, share_prompts=True)
-    assert batch.cu_seqlens.tolist()[:6] == [0, 19, 30, 40, 49, 57]
+    assert batch.cu_seqlens.tolist()[:6] == [0, 19, 29, 38, 46, 53]
     first, second = pack(sequences, 45, share_prompts=True)
     assert [batch.continues is None for batch in (first, second)] == [False, False]
     assert sorted(int((batch.tokens == 1).sum()) for batch in (first, second)) == [1, 1]
@@ -121,7 +124,7 @@ def test_a_prompt_is_shared_by_as_many_samples_as_fit() -> None:
 
 def test_few_micro_batches_of_about_the_same_fill():
     sequences = sequences_of([(7, 3 + i % 5) for i in range(64)])
-    total = sum(map(len, sequences))
+    total = sum(len(sequence) - 1 for sequence in sequences)
     batches = pack(sequences, 200)
     assert len(batches) == -(-total // 200)
     fills = [int((batch.sequence >= 0).sum()) for batch in batches]
@@ -133,10 +136,11 @@ def test_length_is_cut_to_what_the_fullest_micro_batch_needs():
     assert len(batch.tokens) == 256
 
 
-def test_a_sequence_that_just_fits_leaves_no_padding():
-    (batch,) = pack([make(3, 7)], 10)
-    assert batch.sequence.eq(0).all()
-    assert batch.cu_seqlens.tolist() == [0, 10]
+def test_the_last_token_is_a_target_and_not_in_the_row():
+    (batch,) = pack([TrainSequence([5, 6], [7, 8])], 10)
+    assert batch.cu_seqlens.tolist() == [0, 3, 10]
+    assert batch.tokens[:3].tolist() == [5, 6, 7]
+    assert batch.targets[batch.mask].tolist() == [7, 8]
 
 
 def test_token_weights_go_to_their_tokens():
