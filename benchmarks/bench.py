@@ -1,6 +1,6 @@
 """`./run bench [row ...]`: what the recipe costs on this machine, by row, with a table, a file and a figure.
 
-step      one GRPO step by phase, float32 and bfloat16, one rank and TP 2 × PP 2
+step      one GRPO step by phase, float32 and bfloat16, one rank a core and TP 2 × PP 2
 trl       the same step in TRL's GRPOTrainer, in turn with ours
 ceiling   the policy's training step beside its bare matrix products
 refit     Megatron's shards to vLLM serving them, beside a copy of the bytes
@@ -26,8 +26,8 @@ from statistics import linear_regression, median
 
 import torch
 
-from alphamed_nemo.config import Config
-from alphamed_nemo.launch.components import free_port, rollout_server
+from alphamed_nemo.config import Config, ParallelConfig
+from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_server
 from alphamed_nemo.launch.local import Launcher
 from benchmarks.figure import draw
 from benchmarks.measure import Row, machine, table, write
@@ -36,12 +36,13 @@ from benchmarks.refit import KEY
 from benchmarks.reward import measure_reward
 from benchmarks.sampling import measure_sampling
 from benchmarks.step import measure_steps
-from benchmarks.workload import model_folder, run_config
+from benchmarks.workload import Layout, model_folder, run_config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROMPTS, SAMPLES, TOKENS = 16, 8, 64
 DTYPES = ("float32", "bfloat16")
-LAYOUTS = ((1, 1), (2, 2))
+SHARDED = Layout("TP 2 × PP 2", ParallelConfig(tensor=2, pipeline=2), 2)
+ONE_RANK = Layout("one rank", ParallelConfig(), 1)
 PHASES = ("generation", "reward", "old_logprobs", "training", "refit", "other")
 
 
@@ -57,25 +58,28 @@ class Bench:
     def __init__(self, folder: Path, kept: Path, repeats: int) -> None:
         self.folder, self.kept, self.repeats = folder, kept, repeats
         self.runs = 0
+        self.cores = sorted(os.sched_getaffinity(0))
+        self.best = Layout.one_a_core(len(self.cores))
 
     def config(
         self,
         dtype: str,
-        layout: tuple[int, int] = (1, 1),
+        layout: Layout | None = None,
         model: str = "7M",
         samples: int = SAMPLES,
         tokens: int = TOKENS,
     ) -> Config:
         self.runs += 1
         path = model_folder(self.folder, model, dtype)
+        layout = layout or self.best
         return run_config(self.folder, f"run{self.runs}", path, dtype, layout, PROMPTS, samples, tokens)
 
     def step(self) -> list[Row]:
         rows = []
         for dtype in DTYPES:
-            for layout in LAYOUTS:
+            for layout in (self.best, SHARDED):
                 found = measure_steps(self.config(dtype, layout), self.repeats)
-                name = f"GRPO step, {dtype}, TP {layout[0]} × PP {layout[1]}"
+                name = f"GRPO step, {dtype}, {layout.name}"
                 rows.append(Row(name, "s", [step["step"] for step in found]))
                 rows += [Row(f"{name}: {phase}", "s", [step[phase] for step in found]) for phase in PHASES]
                 work = ("generation", "training")
@@ -89,44 +93,53 @@ class Bench:
         prompts = write_prompts(self.folder / "prompts.json", PROMPTS)
         rows = []
         for dtype in DTYPES:
-            ours, theirs = [], []
+            layouts = {self.best.name: self.best, SHARDED.name: SHARDED}
+            ours: dict[str, list[float]] = {name: [] for name in layouts}
+            theirs = []
             for _ in range(2):
                 steps = math.ceil(self.repeats / 2)
-                ours += [step["step"] for step in measure_steps(self.config(dtype), steps)]
+                for name, layout in layouts.items():
+                    ours[name] += [step["step"] for step in measure_steps(self.config(dtype, layout), steps)]
                 theirs += measure_trl(
                     python, model_folder(self.folder, "7M", dtype), prompts, dtype, steps, SAMPLES, TOKENS
                 )
             rows.append(Row(f"the same step in TRL, {dtype}", "s", theirs))
-            rows.append(Row(f"our step in turn with it, {dtype}", "s", ours))
-            ratio = [one / median(theirs) for one in ours]
-            rows.append(Row(f"our step over TRL's, {dtype}", "×", ratio, "at most 0.33", "each over TRL's median"))
+            for name, found in ours.items():
+                rows.append(Row(f"our step in turn with it, {dtype}, {name}", "s", found))
+                ratio = [one / median(theirs) for one in found]
+                target = "at most 0.33" if name == self.best.name else ""
+                note = "each over TRL's median"
+                rows.append(Row(f"our step over TRL's, {dtype}, {name}", "×", ratio, target, note))
         return rows
 
     def ceiling(self) -> list[Row]:
-        rows = []
+        rows, ranks = [], len(self.cores)
         for dtype in DTYPES:
-            words = ["-m", "benchmarks.ceiling", model_folder(self.folder, "7M", dtype), dtype, self.repeats]
-            found = _python(words, {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))})
-            share = [100 * each for each in found["utilisation"]]
-            target = "60" if dtype == "bfloat16" else ""
-            note = f"torch.mm reaches {found['gflops_bare']:.0f} GFLOP/s in these sizes"
-            rows.append(
-                Row(f"training step, {dtype}: bare matrix products in it", "% of its time", share, target, note)
-            )
-            trained = [found["trained_tokens"] / seconds for seconds in found["step_seconds"]]
-            rows.append(Row(f"training step, {dtype}: trained tokens", "tokens/s", trained))
+            words = ["benchmarks.ceiling", model_folder(self.folder, "7M", dtype), dtype, self.repeats]
+            found = self._on_ranks(ranks, words, {})
+            steps = found["step_seconds"]
+            speed = ranks * found["linear_flops"] / median(found["linear_seconds"]) / 1e9
+            note = f"{ranks} ranks of one thread; torch.mm reaches {speed:.0f} GFLOP/s in these sizes"
+            linear = [100 * bare / step for bare, step in zip(found["linear_seconds"], steps, strict=True)]
+            rows.append(Row(f"training step, {dtype}: bare products of its linear layers", "% of it", linear, "", note))
+            attention = found["attention_seconds"]
+            share = [rest + 100 * bare / step for rest, bare, step in zip(linear, attention, steps, strict=True)]
+            target = "at least 60" if dtype == "bfloat16" else ""
+            rows.append(Row(f"training step, {dtype}: with those of attention", "% of it", share, target))
+            speeds = [found["trained_tokens"] / seconds for seconds in steps]
+            rows.append(Row(f"training step, {dtype}: trained tokens", "tokens/s", speeds))
         return rows
 
     def refit(self) -> list[Row]:
         rows = []
         for model, dtype in (("7M", "float32"), ("135M", "float32"), ("1B", "bfloat16")):
-            cfg = self.config(dtype, model=model)
+            cfg = self.config(dtype, ONE_RANK, model)
             with Launcher(self.folder / f"refit-{model}") as launcher:
                 launcher.start(rollout_server(cfg, cfg.model.path))
                 launcher.wait_ready("vllm")
-                for layout in LAYOUTS:
-                    found = self._refit_in(layout, cfg)
-                    name = f"refit, {model} {dtype}, TP {layout[0]} × PP {layout[1]}"
+                for layout in (ONE_RANK, SHARDED):
+                    found = self._refit_in(layout.parallel, cfg)
+                    name = f"refit, {model} {dtype}, {layout.name}"
                     speed = [found["bytes"] / seconds / 1e9 for seconds in found["seconds"]]
                     times = [s / c for s, c in zip(found["seconds"], found["memcpy_seconds"], strict=True)]
                     rows += [Row(name, "s", found["seconds"]), Row(f"{name}: speed", "GB/s", speed)]
@@ -134,21 +147,25 @@ class Bench:
                     rows.append(Row(f"{name}: over memcpy of the same bytes", "×", times, target))
         return rows
 
-    def _refit_in(self, layout: tuple[int, int], cfg: Config) -> dict:
-        ranks, out = layout[0] * layout[1], self.folder / "refit.json"
-        words = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={free_port()}"]
-        words += [
-            "-m",
-            "benchmarks.refit",
-            cfg.model.path,
-            cfg.model.dtype,
-            *layout,
-            cfg.rollout.url,
-            self.repeats,
-            out,
-        ]
-        threads = max(1, len(os.sched_getaffinity(0)) // ranks)
-        _python(words, {"OMP_NUM_THREADS": str(threads), KEY: cfg.rollout.api_key}, read=False)
+    def _refit_in(self, parallel: ParallelConfig, cfg: Config) -> dict:
+        words = ["benchmarks.refit", cfg.model.path, cfg.model.dtype, parallel.tensor, parallel.pipeline]
+        return self._on_ranks(parallel.world_size, [*words, cfg.rollout.url, self.repeats], {KEY: cfg.rollout.api_key})
+
+    def _on_ranks(self, ranks: int, words: list, env: dict[str, str]) -> dict:
+        """What a module writes as JSON into the file that its last argument names, run under torchrun."""
+        out = self.folder / "found.json"
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
+        command += [f"--master-port={free_port()}", "-m", *words, out]
+        env = {"OMP_NUM_THREADS": str(max(1, len(self.cores) // ranks)), "GLOO_SOCKET_IFNAME": "lo"} | env
+        done = subprocess.run(
+            list(map(str, command)),
+            env=os.environ | KEEP_FREED_MEMORY | env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{words[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return json.loads(out.read_text())
 
     def reward(self) -> list[Row]:
@@ -164,9 +181,10 @@ class Bench:
         rows += self._against("new tokens", (32, 64, 128), lambda value: self.config("float32", tokens=value))
         sizes = {"2M": 1.9e6, "7M": 6.8e6, "25M": 26.2e6}
         rows += self._against("model", sizes, lambda value: self.config("float32", model=value), sizes)
-        cores = sorted(os.sched_getaffinity(0))
-        counts = [count for count in (1, 2, 4, 8, 16) if count <= len(cores)]
-        rows += self._against("cores", counts, lambda value: self.config("float32"), cores=cores)
+        counts = [count for count in (1, 2, 4, 8, 16) if count <= len(self.cores)]
+        rows += self._against(
+            "cores", counts, lambda value: self.config("float32", Layout.one_a_core(value)), cores=self.cores
+        )
         return rows
 
     def _against(
@@ -185,15 +203,6 @@ class Bench:
             slope = linear_regression(*zip(*points, strict=True)).slope
             rows.append(Row(f"step against {what}: exponent", "", [slope]))
         return rows
-
-
-def _python(words: list, env: dict[str, str], read: bool = True) -> dict:
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], env=os.environ | env, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{words[1]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1]) if read else {}
 
 
 def main() -> None:

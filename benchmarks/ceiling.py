@@ -1,22 +1,26 @@
-"""The policy's training step beside the bare matrix products that it is made of. Runs as a process of its own.
+"""The policy's training step beside the bare matrix products that it is made of, on every data-parallel rank at once.
 
-python -m benchmarks.ceiling MODEL_FOLDER DTYPE REPEATS
+torchrun -m benchmarks.ceiling MODEL_FOLDER DTYPE REPEATS OUTPUT.json
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
-from statistics import median
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from alphamed_nemo.config import GrpoConfig, ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.grpo.aggregation import BatchTotals
 from alphamed_nemo.grpo.loss import make_loss
-from alphamed_nemo.policy.packing import TrainSequence, pack
+from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
 
 PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 16, 8, 101, 64
@@ -36,63 +40,108 @@ def sequences(vocab: int) -> list[TrainSequence]:
     ]
 
 
-def products(config, tokens: int, responses: int) -> list[tuple[int, int, int, int]]:
-    """(rows, inner, columns, how often) of the matrix products of one forward pass."""
+@dataclass(frozen=True)
+class Product:
+    """`batch` matrix products [rows, inner] × [inner, columns] of one forward pass, `times` over."""
+
+    rows: int
+    inner: int
+    columns: int
+    times: int
+    batch: int = 1
+
+    @property
+    def flops(self) -> int:
+        """Forward and backward."""
+        return 3 * 2 * self.batch * self.rows * self.inner * self.columns * self.times
+
+
+def products(config, tokens: int, responses: int) -> list[Product]:
+    """Of the linear layers."""
     hidden, ffn, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     head = hidden // config.num_attention_heads
     qkv = (config.num_attention_heads + 2 * config.num_key_value_heads) * head
     return [
-        (tokens, hidden, qkv, layers),
-        (tokens, hidden, hidden, layers),
-        (tokens, hidden, 2 * ffn, layers),
-        (tokens, ffn, hidden, layers),
-        (responses, hidden, config.vocab_size, 1),
+        Product(tokens, hidden, qkv, layers),
+        Product(tokens, hidden, hidden, layers),
+        Product(tokens, hidden, 2 * ffn, layers),
+        Product(tokens, ffn, hidden, layers),
+        Product(responses, hidden, config.vocab_size, 1),
     ]
 
 
-def bare_seconds(shapes: list[tuple[int, int, int, int]], dtype: torch.dtype) -> float:
-    """Of torch.mm for a forward and a backward pass: x·Wᵀ, g·W and gᵀ·x for each product."""
+def attention_products(config, pack: PackedBatch) -> list[Product]:
+    """Queries with keys and weights with values, over the keys that a segment may see, before the causal mask."""
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
+    head = config.hidden_size // heads
+    lengths = pack.cu_seqlens.diff().tolist()
+    parents = [-1] * len(lengths) if pack.continues is None else pack.continues.tolist()
+    segments = Counter(
+        (length, length + (lengths[parent] if parent >= 0 else 0))
+        for length, parent in zip(lengths, parents, strict=True)
+    )
+    return [
+        product
+        for (queries, keys), count in segments.items()
+        for product in (
+            Product(queries, head, keys, layers, count * heads),
+            Product(queries, keys, head, layers, count * heads),
+        )
+    ]
+
+
+def bare_seconds(found: list[Product], dtype: torch.dtype) -> float:
+    """Of a forward and a backward pass: x·Wᵀ, g·W and gᵀ·x for each product, by torch.mm or torch.bmm."""
     total = 0.0
-    for rows, inner, columns, times in shapes:
-        x, w, g = (torch.randn(*shape, dtype=dtype) for shape in ((rows, inner), (columns, inner), (rows, columns)))
+    for each in found:
+        shapes = (each.rows, each.inner), (each.columns, each.inner), (each.rows, each.columns)
+        batch, multiply = ((), torch.mm) if each.batch == 1 else ((each.batch,), torch.bmm)
+        x, w, g = (torch.randn(*batch, *shape, dtype=dtype) for shape in shapes)
         started = time.perf_counter()
-        for _ in range(times):
-            torch.mm(x, w.T)
-            torch.mm(g, w)
-            torch.mm(g.T, x)
+        for _ in range(each.times):
+            multiply(x, w.mT)
+            multiply(g, w)
+            multiply(g.mT, x)
         total += time.perf_counter() - started
     return total
 
 
 def main(model: str, dtype: str, repeats: int) -> dict:
-    policy = MegatronPolicy(ModelConfig(path=model, dtype=dtype), ParallelConfig(), OptimConfig(lr=1e-6), model)
+    ranks = int(os.environ["WORLD_SIZE"])
+    config = ModelConfig(path=model, dtype=dtype)
+    policy = MegatronPolicy(config, ParallelConfig(data=ranks), OptimConfig(lr=1e-6), model)
     batch = sequences(policy.hf_config.vocab_size)
-    batches = pack(batch, 8192, share_prompts=True)
+    batches = pack(batch, 8192, policy.data_rank, ranks, share_prompts=True)
     loss = make_loss(GrpoConfig(), BatchTotals.of(batch))
-    shapes = [
-        shape
-        for each in batches
-        for shape in products(policy.hf_config, int(each.tokens.numel()), int(each.mask.sum()))
-    ]
-    flops = 3 * sum(2 * rows * inner * columns * times for rows, inner, columns, times in shapes)
-    policy.train_step(batches, loss, 1.0)
-    steps, bare = [], []
-    for _ in range(repeats):  # in turn, so that whatever else the machine does meets both
-        started = time.perf_counter()
-        policy.train_step(batches, loss, 1.0)
-        steps.append(time.perf_counter() - started)
-        bare.append(bare_seconds(shapes, getattr(torch, dtype)))
+    linear, attention = [], []
+    for each in batches:
+        linear += products(policy.hf_config, int(each.tokens.numel()), int(each.mask.sum()))
+        attention += attention_products(policy.hf_config, each)
+    timed = {
+        "step": lambda: policy.train_step(batches, loss, 1.0),
+        "linear": lambda: bare_seconds(linear, getattr(torch, dtype)),
+        "attention": lambda: bare_seconds(attention, getattr(torch, dtype)),
+    }
+    found: dict[str, list[float]] = {name: [] for name in timed}
+    for repeat in range(repeats + 1):  # in turn, so that whatever else the machine does meets all of them
+        for name, run in timed.items():
+            dist.barrier()
+            started = time.perf_counter()
+            bare = run()
+            seconds = bare if isinstance(bare, float) else time.perf_counter() - started
+            if repeat:  # the first warms up
+                found[name].append(seconds)
     return {
-        "step_seconds": steps,
-        "bare_seconds": bare,
-        "flops": flops,
+        "step_seconds": found["step"],
+        "linear_seconds": found["linear"],
+        "attention_seconds": found["attention"],
+        "linear_flops": sum(each.flops for each in linear),
         "trained_tokens": sum(map(len, batch)),
-        "computed_tokens": sum(int(each.tokens.numel()) for each in batches),
-        "utilisation": [b / s for b, s in zip(bare, steps, strict=True)],
-        "gflops_bare": flops / median(bare) / 1e9,
-        "threads": torch.get_num_threads(),
+        "ranks": ranks,
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    measured = main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    if dist.get_rank() == 0:
+        Path(sys.argv[4]).write_text(json.dumps(measured))

@@ -1,6 +1,7 @@
 """Refit: Megatron's shards on every rank → vLLM serving the new weights, beside a plain copy of the same bytes.
 
-torchrun -m benchmarks.refit MODEL_FOLDER DTYPE TENSOR PIPELINE URL REPEATS, with the server's key in the environment.
+torchrun -m benchmarks.refit MODEL_FOLDER DTYPE TENSOR PIPELINE URL REPEATS OUTPUT.json
+with the server's key in the environment.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,21 +86,34 @@ def long_questions(count: int) -> list[Question]:
     return questions
 
 
-def run_config(
-    folder: Path, name: str, model: Path, dtype: str, layout: tuple[int, int], prompts: int, samples: int, tokens: int
-) -> Config:
-    """A run of GRPO on one machine, its step being `prompts` × `samples` responses of `tokens` tokens at most.
+@dataclass(frozen=True)
+class Layout:
+    """Processes of a run: the trainer's ranks, and vLLM's engines of one thread each."""
 
-    Args:
-        layout: tensor and pipeline ranks.
-    """
+    name: str
+    parallel: ParallelConfig
+    engines: int
+
+    @classmethod
+    def one_a_core(cls, cores: int) -> Layout:
+        """The fastest here: no operation is split, whole micro-batches and requests are."""
+        return cls(f"{cores} data-parallel", ParallelConfig(data=cores), cores)
+
+
+def run_config(
+    folder: Path, name: str, model: Path, dtype: str, layout: Layout, prompts: int, samples: int, tokens: int
+) -> Config:
+    """A run of GRPO on one machine, its step being `prompts` × `samples` responses of `tokens` tokens at most."""
     cfg = Config()
     cfg.run.dir, cfg.run.name, cfg.run.loggers = str(folder), name, []
     cfg.model.path, cfg.model.dtype, cfg.model.max_length = str(model), dtype, 2048
     cfg.data.prompt = "tiny"
-    cfg.parallel = ParallelConfig(tensor=layout[0], pipeline=layout[1])
+    cfg.parallel = copy(layout.parallel)
     cfg.optim.lr = 1e-6
     cfg.rollout.dtype, cfg.rollout.max_new_tokens = dtype, tokens
+    if layout.engines > 1:
+        cfg.rollout.threads = 1
+        cfg.rollout.extra_args = ["--data-parallel-size", str(layout.engines), "--distributed-executor-backend", "uni"]
     cfg.grpo.questions = str(folder / "questions.jsonl")
     cfg.grpo.questions_per_step, cfg.grpo.samples_per_question = prompts, samples
     cfg.grpo.save_every, cfg.grpo.samples_kept = 10_000, 0

@@ -96,8 +96,8 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
     local = implementation == "local"
     if local and "rope" in model.fusions:
         raise ValueError(
-            "model.fusions: rope is Transformer Engine's, and the local layers turn queries and keys themselves; leave it "
-            "out, or set model.spec=transformer_engine"
+            "model.fusions: rope is Transformer Engine's, and the local layers turn queries and keys themselves; "
+            "leave it out, or set model.spec=transformer_engine"
         )
     return TransformerConfig(
         num_layers=hf_config.num_hidden_layers,

@@ -41,7 +41,7 @@ def test_the_model_has_the_parameters_of_its_name_and_the_products_are_its_matri
     shape = SHAPES["2M"]
     head = shape.hidden // shape.heads
     layer = shape.hidden * (2 * shape.hidden + 2 * shape.kv_heads * head) + 3 * shape.hidden * shape.ffn
-    matrices = sum(inner * columns * times for _, inner, columns, times in products(config, 10, 5))
+    matrices = sum(each.inner * each.columns * each.times for each in products(config, 10, 5))
     assert matrices == shape.layers * layer + shape.hidden * shape.vocab
     assert 1.5e6 < matrices + shape.hidden * shape.vocab < 2.5e6
 
