@@ -27,8 +27,9 @@ from statistics import linear_regression, median
 import torch
 
 from alphamed_nemo.config import Config, ParallelConfig
-from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_server
+from alphamed_nemo.launch.components import free_port, rollout_server
 from alphamed_nemo.launch.local import Launcher
+from alphamed_nemo.rollout.server import KEEP_FREED_MEMORY
 from benchmarks.figure import draw
 from benchmarks.measure import Row, machine, table, write
 from benchmarks.peers import measure_trl, trl_python, write_prompts

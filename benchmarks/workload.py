@@ -36,7 +36,8 @@ SHAPES = {
     "2M": Shape(layers=4, hidden=128, heads=4, kv_heads=2, ffn=384, vocab=4096),
     "7M": Shape(layers=6, hidden=256, heads=8, kv_heads=4, ffn=768, vocab=4096),
     "25M": Shape(layers=8, hidden=512, heads=16, kv_heads=8, ffn=1280, vocab=4096),
-    "135M": Shape(layers=30, hidden=576, heads=9, kv_heads=3, ffn=1536, vocab=49152, tied=True),  # SmolLM-135M's
+    # SmolLM-135M with 6 and 2 heads for its 9 and 3, so that 2 tensor ranks divide it.
+    "135M": Shape(layers=30, hidden=576, heads=6, kv_heads=2, ffn=1536, vocab=49152, tied=True),
     "1B": Shape(layers=16, hidden=2048, heads=32, kv_heads=8, ffn=8192, vocab=128256, tied=True),  # Llama-3.2-1B's
 }
 
