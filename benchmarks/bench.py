@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import linear_regression, median
 
+import psutil
 import torch
 
 from alphamed_nemo.config import Config, ParallelConfig
@@ -139,13 +140,16 @@ class Bench:
                 launcher.start(rollout_server(cfg, cfg.model.path))
                 launcher.wait_ready("vllm")
                 for layout in (ONE_RANK, SHARDED):
+                    before = _engine_memory("VmRSS", reset_peak=True)
                     found = self._refit_in(layout.parallel, cfg)
+                    grown = [(_engine_memory("VmHWM") - before) / found["bytes"]]
                     name = f"refit, {model} {dtype}, {layout.name}"
                     speed = [found["bytes"] / seconds / 1e9 for seconds in found["seconds"]]
                     times = [s / c for s, c in zip(found["seconds"], found["memcpy_seconds"], strict=True)]
                     rows += [Row(name, "s", found["seconds"]), Row(f"{name}: speed", "GB/s", speed)]
                     target = "" if model == "7M" else "at most 3"
                     rows.append(Row(f"{name}: over memcpy of the same bytes", "×", times, target))
+                    rows.append(Row(f"{name}: vLLM's memory above what it serves with", "× the weights", grown))
         return rows
 
     def _refit_in(self, parallel: ParallelConfig, cfg: Config) -> dict:
@@ -204,6 +208,19 @@ class Bench:
             slope = linear_regression(*zip(*points, strict=True)).slope
             rows.append(Row(f"step against {what}: exponent", "", [slope]))
         return rows
+
+
+def _engine_memory(field: str, reset_peak: bool = False) -> int:
+    """Bytes of vLLM's engine processes, which this process started: VmRSS now, or VmHWM, the most since the reset."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        if process.name().startswith("VLLM"):
+            folder = Path("/proc") / str(process.pid)
+            lines = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+            total += 1024 * int(lines[field].split()[0])
+            if reset_peak:
+                (folder / "clear_refs").write_text("5")
+    return total
 
 
 def main() -> None:
