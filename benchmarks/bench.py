@@ -28,9 +28,8 @@ import psutil
 import torch
 
 from alphamed_nemo.config import Config, ParallelConfig
-from alphamed_nemo.launch.components import free_port, rollout_server
+from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_server
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.rollout.server import KEEP_FREED_MEMORY
 from benchmarks.figure import draw
 from benchmarks.measure import Row, machine, table, write
 from benchmarks.peers import measure_trl, trl_python, write_prompts
@@ -43,6 +42,7 @@ from benchmarks.workload import Layout, model_folder, run_config
 RESULTS = Path(__file__).resolve().parent / "results"
 PROMPTS, SAMPLES, TOKENS = 16, 8, 64
 DTYPES = ("float32", "bfloat16")
+REFITS = (("7M", "float32"), ("135M", "float32"), ("1B", "bfloat16"))
 SHARDED = Layout("TP 2 × PP 2", ParallelConfig(tensor=2, pipeline=2), 2)
 ONE_RANK = Layout("one rank", ParallelConfig(), 1)
 PHASES = ("generation", "reward", "old_logprobs", "training", "refit", "other")
@@ -134,7 +134,7 @@ class Bench:
 
     def refit(self) -> list[Row]:
         rows = []
-        for model, dtype in (("7M", "float32"), ("135M", "float32"), ("1B", "bfloat16")):
+        for model, dtype in REFITS:
             cfg = self.config(dtype, ONE_RANK, model)
             with Launcher(self.folder / f"refit-{model}") as launcher:
                 launcher.start(rollout_server(cfg, cfg.model.path))

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.prompts import encode_prompt
-from alphamed_nemo.rollout.server import KEEP_FREED_MEMORY
+from alphamed_nemo.launch.components import KEEP_FREED_MEMORY
 from benchmarks.workload import TOKENIZER, long_questions
 
 HERE = Path(__file__).resolve().parent

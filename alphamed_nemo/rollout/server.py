@@ -45,11 +45,6 @@ def new_api_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-# glibc gives large blocks back to the system as soon as they are freed and takes them again, page by page, for the next
-# activation or refit: a fifth of a training step on CPU. Kept instead, up to 4 GiB.
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-
-
 def vllm_command(
     cfg: Config, model_path: str | Path, port: int, api_key: str, *, host: str = "", cuda: bool | None = None
 ) -> tuple[list[str], dict[str, str]]:
@@ -156,7 +151,7 @@ def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
     the trainer's ranks; unbound and in one process it sleeps at once.
     """
     threads = rollout.threads or max(1, (len(os.sched_getaffinity(0)) - 1) // rollout.tensor)
-    env = KEEP_FREED_MEMORY | {
+    env = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),
         "TORCH_COMPILE_DISABLE": "1",  # the sampler's one compiled function costs 8 s (g++) in the first request
