@@ -117,18 +117,22 @@ def main(model: str, dtype: str, repeats: int) -> dict:
     for each in batches:
         linear += products(policy.hf_config, int(each.tokens.numel()), int(each.mask.sum()))
         attention += attention_products(policy.hf_config, each)
+
+    def step_seconds() -> float:
+        started = time.perf_counter()
+        policy.train_step(batches, loss, 1.0)
+        return time.perf_counter() - started
+
     timed = {
-        "step": lambda: policy.train_step(batches, loss, 1.0),
+        "step": step_seconds,
         "linear": lambda: bare_seconds(linear, getattr(torch, dtype)),
         "attention": lambda: bare_seconds(attention, getattr(torch, dtype)),
     }
     found: dict[str, list[float]] = {name: [] for name in timed}
     for repeat in range(repeats + 1):  # in turn, so that whatever else the machine does meets all of them
-        for name, run in timed.items():
+        for name, measure in timed.items():
             dist.barrier()
-            started = time.perf_counter()
-            bare = run()
-            seconds = bare if isinstance(bare, float) else time.perf_counter() - started
+            seconds = measure()
             if repeat:  # the first warms up
                 found[name].append(seconds)
     return {

@@ -8,6 +8,7 @@ share their prompt, a sample's segment sees the keys of the shared part before i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,12 +31,11 @@ class SegmentParams(PackedSeqParams):
     """A pack for the local layers, in which segments may continue others (`policy/packing.py`).
 
     Attributes:
-        bounds: int32 [S + 1], where segments begin and end.
+        cu_seqlens_q: int32 [S + 1], where segments begin and end.
         continues: int64 [S], for each segment the one that it continues, −1 for none.
         cos, sin: float32 [T, 1, head dimension / 2] of the rotary embedding's angles (`policy/gpt.py` sets them).
     """
 
-    bounds: Tensor | None = None
     continues: Tensor | None = None
     cos: Tensor | None = None
     sin: Tensor | None = None
@@ -44,14 +44,12 @@ class SegmentParams(PackedSeqParams):
     def of(cls, bounds: Tensor, continues: Tensor | None, max_seqlen: int) -> SegmentParams:
         if continues is None:
             continues = torch.full_like(bounds[1:], -1, dtype=torch.int64)
-        return cls(
-            "thd", bounds, bounds, max_seqlen_q=max_seqlen, max_seqlen_kv=max_seqlen, bounds=bounds, continues=continues
-        )
+        return cls("thd", bounds, bounds, max_seqlen_q=max_seqlen, max_seqlen_kv=max_seqlen, continues=continues)
 
     @cached_property
     def layout(self) -> _Layout:
         """Computed once for a pack, since every layer asks."""
-        return _lay_out(self.bounds, self.continues)
+        return _lay_out(self.cu_seqlens_q, self.continues)
 
 
 @dataclass
@@ -99,6 +97,28 @@ class _Layout:
     query_of: Tensor
     key_of: Tensor
 
+    @property
+    def key_sizes(self) -> list[int]:
+        return [group.keys for group in self.groups]
+
+    def query_gradient(self, grad: Tensor) -> Tensor:
+        """Places [Pq, ...] → tokens [T, ...]. Repetitions have no gradient, since nothing reads what they are given."""
+        return grad.index_select(0, self.query_of)
+
+    def output_gradient(self, grad: Tensor) -> Tensor:
+        """Tokens [T, ...] → places [Pq, ...]."""
+        return grad.index_select(0, self.queries).index_fill_(0, self.padding, 0.0)
+
+    def key_gradient(self, grad: Tensor) -> Tensor:
+        """Places [Pk, ...] → tokens [T, ...]. A shared token's is the sum over all that continue it."""
+        of_tokens = grad.index_select(0, self.key_of)
+        for group, part in zip(self.groups, grad.split(self.key_sizes), strict=True):
+            if group.shared:
+                width = grad[0].numel() * group.shared
+                of_parents = group.members.to(grad.dtype) @ part.reshape(group.count, -1)[:, :width]
+                of_tokens.index_add_(0, group.parents, of_parents.view(-1, *grad.shape[1:]))
+        return of_tokens
+
 
 class PackedAttention(MegatronModule):
     """`core_attention` of the local spec: rotary embedding, and causal self-attention within each sequence."""
@@ -132,15 +152,15 @@ class PackedAttention(MegatronModule):
         packed, layout = packed_seq_params, packed_seq_params.layout
         # torch's CPU kernel takes half the time in float32 that it takes in bfloat16, forward and backward.
         dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-        queries = _Pad.apply(rotate(query, packed.cos, packed.sin).to(dtype), layout)
-        keys = _Keys.apply(rotate(key, packed.cos, packed.sin).to(dtype), layout)
-        values = _Keys.apply(value.to(dtype), layout)
+        queries = _Take.apply(rotate(query, packed.cos, packed.sin).to(dtype), layout.queries, layout.query_gradient)
+        keys = _Take.apply(rotate(key, packed.cos, packed.sin).to(dtype), layout.keys, layout.key_gradient)
+        values = _Take.apply(value.to(dtype), layout.keys, layout.key_gradient)
         attended = []
         for group, q, k, v in zip(
             layout.groups,
             queries.split([group.queries for group in layout.groups]),
-            keys.split([group.keys for group in layout.groups]),
-            values.split([group.keys for group in layout.groups]),
+            keys.split(layout.key_sizes),
+            values.split(layout.key_sizes),
             strict=True,
         ):
             q, k, v = (x.unflatten(0, (group.count, -1)).transpose(1, 2) for x in (q, k, v))
@@ -148,53 +168,21 @@ class PackedAttention(MegatronModule):
                 q, k, v, attn_mask=group.mask, is_causal=group.mask is None, scale=self.scale, enable_gqa=True
             )
             attended.append(out.transpose(1, 2).flatten(0, 1))
-        return _Unpad.apply(torch.cat(attended), layout).flatten(1).to(query.dtype)
+        out = _Take.apply(torch.cat(attended), layout.query_of, layout.output_gradient)
+        return out.flatten(1).to(query.dtype)
 
 
-class _Pad(torch.autograd.Function):
-    """Tokens [T, ...] → places [Pq, ...]. What repetitions are given has no gradient, since nothing reads them."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: _Layout) -> Tensor:
-        ctx.layout = layout
-        return x.index_select(0, layout.queries)
+class _Take(torch.autograd.Function):
+    """Rows of x by index, with a gradient that knows which rows they are; autograd's own would scatter and add."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.index_select(0, ctx.layout.query_of), None
-
-
-class _Unpad(torch.autograd.Function):
-    """Places [Pq, ...] → tokens [T, ...]."""
+    def forward(ctx: Any, x: Tensor, rows: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.gradient = gradient
+        return x.index_select(0, rows)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: _Layout) -> Tensor:
-        ctx.layout = layout
-        return x.index_select(0, layout.query_of)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.index_select(0, ctx.layout.queries).index_fill_(0, ctx.layout.padding, 0.0), None
-
-
-class _Keys(torch.autograd.Function):
-    """Tokens [T, ...] → places of keys [Pk, ...]. A shared token's gradient is the sum over all that continue it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: _Layout) -> Tensor:
-        ctx.layout = layout
-        return x.index_select(0, layout.keys)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        layout: _Layout = ctx.layout
-        of_tokens = grad.index_select(0, layout.key_of)
-        for group, part in zip(layout.groups, grad.split([group.keys for group in layout.groups]), strict=True):
-            if group.shared:
-                width = grad[0].numel() * group.shared
-                of_parents = group.members.to(grad.dtype) @ part.reshape(group.count, -1)[:, :width]
-                of_tokens.index_add_(0, group.parents, of_parents.view(-1, *grad.shape[1:]))
-        return of_tokens, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.gradient(grad), None, None
 
 
 def _lay_out(bounds: Tensor, continues: Tensor) -> _Layout:

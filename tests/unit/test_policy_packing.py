@@ -136,6 +136,12 @@ def test_length_is_cut_to_what_the_fullest_micro_batch_needs():
     assert len(batch.tokens) == 256
 
 
+def test_sequences_that_just_fit_leave_no_padding():
+    (batch,) = pack([make(3, 3), make(3, 3, base=50)], 10)
+    assert batch.sequence.tolist() == [0] * 5 + [1] * 5
+    assert batch.cu_seqlens.tolist() == [0, 5, 10]
+
+
 def test_the_last_token_is_a_target_and_not_in_the_row():
     (batch,) = pack([TrainSequence([5, 6], [7, 8])], 10)
     assert batch.cu_seqlens.tolist() == [0, 3, 10]
