@@ -10,12 +10,9 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -29,8 +26,9 @@ __all__ = ["RefitStats", "RolloutError", "WeightTransfer"]
 
 Weights = Iterator[tuple[str, torch.Tensor]]
 
-SEGMENT_BYTES = 32 * 2**20  # half of the 64 MB that containers give /dev/shm by default
-SEGMENT_PREFIX = "alphamed-refit-"
+SEGMENT_NAME = "alphamed-refit"  # as /proc shows it
+ALIGNMENT = 64  # bytes, of each tensor in the segment
+GROWTH = 64 * 2**20  # bytes by which a segment that is too small grows
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +56,7 @@ class Sender(Protocol):
         """End an update that could not be sent."""
 
     def close(self) -> None:
-        """Free what `open` took; called after every refit, failed or not."""
+        """Free what the refits share."""
 
 
 class WeightTransfer:
@@ -139,7 +137,6 @@ class WeightTransfer:
                 self.sender.abort()
                 raise
         finally:
-            self.sender.close()
             self._wake("kv_cache")
             self.asleep = False  # a server that was lost, and comes back, is awake
             post("POST", "/resume", "the engine to resume")
@@ -159,6 +156,7 @@ class WeightTransfer:
             self.connection.call(*start, retry=False)
 
     def close(self) -> None:
+        self.sender.close()
         self.connection.close()
 
 
@@ -180,47 +178,38 @@ class _Counted:
 
 
 class SharedMemorySender:
-    """Writes tensors, piece by piece, into one segment that the worker has mapped.
+    """Writes a whole update into one segment of shared memory, which the workers map and load from.
 
-    The segment's file is unlinked as soon as the worker holds its mapping, so nothing stays in /dev/shm whichever
-    process dies when.
+    The segment lives as long as this sender, so its pages are taken once and not in every refit. It is a file without a
+    name (memfd), of which nothing stays whichever process dies when, and /dev/shm, 64 MB in containers by default,
+    does not limit it.
     """
 
-    def __init__(self, connection: Connection, segment_bytes: int = SEGMENT_BYTES) -> None:
-        self.connection, self.segment_bytes = connection, segment_bytes
-        self.segment: mmap.mmap | None = None
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.descriptor: int | None = None
+        self.segment = torch.empty(0, dtype=torch.uint8)
 
     def open(self) -> None:
-        path, self.segment = create_segment(self.segment_bytes)
-        try:
-            info = {"path": str(path), "size": self.segment_bytes}
-            self.connection.call(
-                "POST",
-                "/init_weight_transfer_engine",
-                "the engine to map the shared segment (it must run on this host)",
-                retry=False,
-                json={"init_info": info},
-            )
-        finally:
-            path.unlink()
+        if self.descriptor is None:
+            self.descriptor = os.memfd_create(SEGMENT_NAME)
+        info = {"path": f"/proc/{os.getpid()}/fd/{self.descriptor}"}
+        waiting_for = "the engine to open the shared segment (it must run on this host, as this user)"
+        path = "/init_weight_transfer_engine"
+        self.connection.call("POST", path, waiting_for, retry=False, json={"init_info": info})
 
     def send(self, weights: Weights) -> int:
-        assert self.segment is not None, "open() comes first"
-        pieces: list[list] = []
-        used = total = 0
-        room = torch.frombuffer(self.segment, dtype=torch.uint8)
+        assert self.descriptor is not None, "open() comes first"
+        tensors: list[list] = []
+        end = total = 0
         for name, tensor in weights:
-            raw = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
-            dtype, start = str(tensor.dtype).removeprefix("torch."), 0
-            while start == 0 or start < raw.numel():  # once even for an empty tensor
-                if used == self.segment_bytes:
-                    self._update(pieces)
-                    pieces, used = [], 0
-                length = min(raw.numel() - start, self.segment_bytes - used)
-                room[used : used + length].copy_(raw[start : start + length])
-                pieces.append([name, dtype, list(tensor.shape), start, used, length])
-                start, used, total = start + max(length, 1), used + length, total + length
-        self._update(pieces, commit=True)
+            start, size = -(-end // ALIGNMENT) * ALIGNMENT, tensor.numel() * tensor.element_size()
+            end, total = start + size, total + size
+            if end > len(self.segment):
+                self._grow(end)
+            self.segment[start:end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+            tensors.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start])
+        self._update(tensors)
         return total
 
     def abort(self) -> None:
@@ -231,30 +220,18 @@ class SharedMemorySender:
             pass  # the answer to an abort is an error by design
 
     def close(self) -> None:
-        if self.segment is not None:
-            self.segment.close()
-            self.segment = None
+        self.segment = torch.empty(0, dtype=torch.uint8)  # unmapped with the last tensor that reads it
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
-    def _update(self, pieces: list[list], **flags: bool) -> None:
-        info = {"pieces": pieces, **flags}
-        waiting_for = f"the engine to take {len(pieces)} pieces of weights"
+    def _grow(self, size: int) -> None:
+        """Map at least `size` bytes; what is written already stays."""
+        size = -(-size // GROWTH) * GROWTH
+        os.ftruncate(self.descriptor, size)  # takes no memory yet
+        self.segment = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
+
+    def _update(self, tensors: list[list], **flags: bool) -> None:
+        info = {"tensors": tensors, **flags}
+        waiting_for = f"the engine to load {len(tensors)} weights"
         self.connection.call("POST", "/update_weights", waiting_for, retry=False, json={"update_info": info})
-
-
-def create_segment(size: int) -> tuple[Path, mmap.mmap]:
-    """A file of `size` bytes in memory, mapped; the caller unlinks it.
-
-    Raises:
-        RolloutError: there is no room for it.
-    """
-    folder = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
-    descriptor, name = tempfile.mkstemp(prefix=SEGMENT_PREFIX, dir=folder)
-    try:
-        os.posix_fallocate(descriptor, 0, size)  # without the blocks, the first write beyond them would be a bus error
-        return Path(name), mmap.mmap(descriptor, size)
-    except OSError as error:
-        Path(name).unlink()
-        free = shutil.disk_usage(folder).free
-        raise RolloutError(f"refit: {folder} has no room for {size} bytes ({free} are free): {error}") from None
-    finally:
-        os.close(descriptor)

@@ -1,8 +1,10 @@
-"""The parts of a refit that need no engine: pieces in a segment, batches, arguments of vLLM's CUDA engines."""
+"""The parts of a refit that need no engine: tensors in a segment, batches, arguments of vLLM's CUDA engines."""
 
 from __future__ import annotations
 
+import math
 import mmap
+import os
 from pathlib import Path
 
 import httpx
@@ -10,54 +12,71 @@ import pytest
 import torch
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout.connection import Connection, RolloutError
+from alphamed_nemo.rollout import transfer as transfer_module
+from alphamed_nemo.rollout.connection import Connection
 from alphamed_nemo.rollout.cuda_transfer import address_towards, batches, cuda_sender
-from alphamed_nemo.rollout.transfer import SharedMemorySender, WeightTransfer, create_segment
+from alphamed_nemo.rollout.transfer import SharedMemorySender, WeightTransfer
 
 
 class Receiver(SharedMemorySender):
-    """A sender whose updates are read back from the segment here, as the engine reads them in its process."""
+    """A sender whose update is read back here from the segment's file, as the engine reads it in its process."""
 
-    def __init__(self, segment_bytes: int) -> None:
-        super().__init__(Connection("http://127.0.0.1:9", "", 1.0, 0), segment_bytes)
-        self.segment = mmap.mmap(-1, segment_bytes)
-        self.tensors: dict[str, tuple[str, list[int], bytearray]] = {}
-        self.calls: list[dict] = []
+    def __init__(self) -> None:
+        super().__init__(Connection("http://127.0.0.1:9", "", 1.0, 0))
+        self.descriptor = os.memfd_create("test")
+        self.tensors: list[list] = []
 
-    def _update(self, pieces: list[list], **flags: bool) -> None:
-        self.calls.append(flags)
-        for name, dtype, shape, start, at, length in pieces:
-            raw = self.tensors.setdefault(name, (dtype, shape, bytearray()))[2]
-            assert len(raw) == start
-            raw += self.segment[at : at + length]
+    def _update(self, tensors: list[list], **flags: bool) -> None:
+        self.tensors = tensors
+
+    def read(self) -> dict[str, torch.Tensor]:
+        raw = mmap.mmap(self.descriptor, 0)
+        found = {}
+        for name, dtype_name, shape, start in self.tensors:
+            dtype = getattr(torch, dtype_name)
+            size = math.prod(shape) * dtype.itemsize
+            found[name] = torch.frombuffer(bytearray(raw[start : start + size] or b"0"), dtype=torch.uint8)[:size]
+            found[name] = found[name].view(dtype).view(shape)
+        return found
 
 
-@pytest.mark.parametrize("segment_bytes", [7, 64, 4096])
-def test_every_tensor_arrives_whole_whatever_the_segment_holds(segment_bytes: int):
-    weights = {
-        "matrix": torch.randn(7, 5),
-        "half": torch.randn(9, 3).bfloat16(),
-        "scalar": torch.tensor(3.5),
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "matrix": torch.randn(7, 5, generator=draw),
+        "half": torch.randn(9, 3, generator=draw).bfloat16(),
+        "scalar": torch.tensor(3.5 + seed),
         "empty": torch.zeros(0, 4),
-        "view": torch.randn(6, 4).t(),
+        "view": torch.randn(6, 4, generator=draw).t(),
+        "large": torch.randn(300, 41, generator=draw),
     }
-    receiver = Receiver(segment_bytes)
-    size = receiver.send(iter(weights.items()))
-    assert size == sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    assert [call.get("commit", False) for call in receiver.calls] == [False] * (len(receiver.calls) - 1) + [True]
-    assert list(receiver.tensors) == list(weights)
-    for name, (dtype, shape, raw) in receiver.tensors.items():
-        assert shape == list(weights[name].shape)
-        if raw:
-            found = torch.frombuffer(raw, dtype=getattr(torch, dtype)).view(shape)
-            assert torch.equal(found, weights[name])
 
 
-def test_a_segment_that_does_not_fit_is_an_error_and_leaves_no_file():
-    before = set(Path("/dev/shm").glob("alphamed-refit-*"))
-    with pytest.raises(RolloutError, match="no room for"):
-        create_segment(1 << 50)
-    assert set(Path("/dev/shm").glob("alphamed-refit-*")) == before
+@pytest.mark.parametrize("growth", [4096, 1 << 20])
+def test_every_tensor_arrives_whole_however_often_the_segment_grows(monkeypatch, growth: int):
+    monkeypatch.setattr(transfer_module, "GROWTH", growth)
+    receiver = Receiver()
+    for seed in range(2):  # the second update is written over the first
+        sent = weights(seed)
+        size = receiver.send(iter(sent.items()))
+        assert size == sum(tensor.numel() * tensor.element_size() for tensor in sent.values())
+        found = receiver.read()
+        assert list(found) == list(sent)
+        for name, tensor in sent.items():
+            assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+    assert all(start % 64 == 0 for *_, start in receiver.tensors)
+
+
+def test_a_closed_sender_leaves_no_segment_behind():
+    def held() -> int:
+        return Path("/proc/self/maps").read_text().count(f"memfd:{transfer_module.SEGMENT_NAME}")
+
+    sender = Receiver()
+    sender.descriptor = os.memfd_create(transfer_module.SEGMENT_NAME)
+    sender.send(iter(weights().items()))
+    assert held() == 1
+    sender.close()
+    assert held() == 0
 
 
 def test_batches_are_bounded_and_complete():
