@@ -121,9 +121,10 @@ class RolloutConfig:
     dtype: str = "float32"
     quantization: str = ""  # empty | fp8: vLLM's online quantization of weights and activations; GPU only
     tensor: int = 1  # the server's own tensor parallelism
+    engines: int = 1  # copies of the model on the server, of `tensor` devices each, among which requests are shared
     max_num_seqs: int = 256
     memory_gb: float = 1.0  # KV cache on CPU hosts
-    threads: int = 0  # of each engine process on CPU hosts; 0: all cores but one for its HTTP front, shared among them
+    threads: int = 0  # of each engine process on CPU hosts; 0: all cores shared, one engine alone leaves one to HTTP
     gpu_memory_utilization: float = 0.85
     temperature: float = 1.0
     top_p: float = 1.0
@@ -132,6 +133,10 @@ class RolloutConfig:
     retries: int = 3
     check_every_refit: bool = False  # compare log-probs with the trainer's after every refit, not only after the first
     extra_args: list[str] = field(default_factory=list)  # passed to vLLM as they are
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.engines
 
 
 @dataclass

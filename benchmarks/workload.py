@@ -89,7 +89,7 @@ def long_questions(count: int) -> list[Question]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Processes of a run: the trainer's ranks, and vLLM's engines of one thread each."""
+    """Processes of a run: the trainer's ranks, and vLLM's engines, which share the cores."""
 
     name: str
     parallel: ParallelConfig
@@ -112,9 +112,7 @@ def run_config(
     cfg.parallel = copy(layout.parallel)
     cfg.optim.lr = 1e-6
     cfg.rollout.dtype, cfg.rollout.max_new_tokens = dtype, tokens
-    if layout.engines > 1:
-        cfg.rollout.threads = 1
-        cfg.rollout.extra_args = ["--data-parallel-size", str(layout.engines), "--distributed-executor-backend", "uni"]
+    cfg.rollout.engines = layout.engines
     cfg.grpo.questions = str(folder / "questions.jsonl")
     cfg.grpo.questions_per_step, cfg.grpo.samples_per_question = prompts, samples
     cfg.grpo.save_every, cfg.grpo.samples_kept = 10_000, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from alphamed_nemo.config import DataConfig
@@ -55,10 +55,17 @@ def format_prompt(question: Question, template: str) -> str:
 def encode_prompt(
     question: Question, tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig, response_prefix: str = ""
 ) -> list[int]:
-    """Token ids of the prompt, with the tokenizer's own beginning-of-sequence token.
+    """Token ids of one prompt; see `encode_prompts`."""
+    return encode_prompts([question], tokenizer, data_cfg, response_prefix)[0]
+
+
+def encode_prompts(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig, response_prefix: str = ""
+) -> list[list[int]]:
+    """Token ids of each prompt, with the tokenizer's own beginning-of-sequence token.
 
     Args:
-        question: what to ask.
+        questions: what to ask.
         tokenizer: the model's tokenizer.
         data_cfg: `prompt` names the template; `chat_template` wraps it as one user turn.
         response_prefix: text that the response is made to begin with; its tokens come last.
@@ -66,17 +73,18 @@ def encode_prompt(
     Raises:
         ValueError: the template is unknown, or a chat template is asked for and the tokenizer has none.
     """
-    text = format_prompt(question, data_cfg.prompt)
+    texts = [format_prompt(question, data_cfg.prompt) for question in questions]
+    if not texts:
+        return []
     if data_cfg.chat_template:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 "data.chat_template=true, but the tokenizer has no chat template; set data.chat_template=false "
                 "or take an instruct model"
             )
-        turn = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        turns = [[{"role": "user", "content": text}] for text in texts]
+        texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     # A chat template writes its own beginning-of-sequence token; adding another would change what the model sees.
-    ids = tokenizer.encode(text, add_special_tokens=not data_cfg.chat_template)
-    if response_prefix:
-        ids += tokenizer.encode(response_prefix, add_special_tokens=False)
-    return list(ids)
+    prompts = tokenizer(texts, add_special_tokens=not data_cfg.chat_template)["input_ids"]
+    prefix = tokenizer.encode(response_prefix, add_special_tokens=False) if response_prefix else []
+    return [[*ids, *prefix] for ids in prompts]

@@ -14,7 +14,7 @@ import msgspec
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.corpus import reasons
-from alphamed_nemo.data.prompts import encode_prompt
+from alphamed_nemo.data.prompts import encode_prompts
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.grading import check_protocol, grade_set
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
@@ -183,9 +183,9 @@ def encode_checked(
     questions = list(questions)
     if len({question.id for question in questions}) < len(questions):
         raise ValueError("questions: an id occurs twice; every question needs an id of its own")
-    prompts = [(encode_prompt(question, tokenizer, cfg.data, prefix), question.id) for question in questions]
+    prompts = encode_prompts(questions, tokenizer, cfg.data, prefix)
     room = cfg.model.max_length - max_new_tokens
-    too_long = [(len(ids), id) for ids, id in prompts if len(ids) > room]
+    too_long = [(len(ids), question.id) for ids, question in zip(prompts, questions, strict=True) if len(ids) > room]
     if too_long:
         longest, id = max(too_long)
         raise ValueError(
@@ -193,7 +193,7 @@ def encode_checked(
             f"{max_new_tokens} new tokens (the longest, question {id}, has {longest}); raise model.max_length to "
             f"at least {longest + max_new_tokens}, or lower max_new_tokens"
         )
-    return [ids for ids, _ in prompts]
+    return prompts
 
 
 def response_row(rollout: Rollout, prefix: str = "") -> dict:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.prompts import encode_prompt
+from alphamed_nemo.data.prompts import encode_prompts
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.advantages import advantages
 from alphamed_nemo.grpo.group import Group
@@ -116,7 +116,7 @@ class Collector:
 
     def _round(self, questions: list[Question], step: int, number: int, seconds: dict[str, float]) -> list[Group]:
         cfg = self.cfg
-        prompts = [encode_prompt(question, self.tokenizer, cfg.data) for question in questions]
+        prompts = encode_prompts(questions, self.tokenizer, cfg.data)
         started = time.perf_counter()
         sampled = self.rollouts.generate(
             prompts,

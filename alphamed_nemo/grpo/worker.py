@@ -53,7 +53,7 @@ def make_driver(cfg: Config, policy: MegatronPolicy) -> Driver:
         RewardClient(cfg.reward.url, cfg.reward),
     )
     transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
-    devices = cfg.parallel.world_size + (0 if cfg.rollout.transfer == "ipc" else cfg.rollout.tensor)
+    devices = cfg.parallel.world_size + (0 if cfg.rollout.transfer == "ipc" else cfg.rollout.world_size)
     return Driver(collector, transfer, RunRecord(RunFolder.of(cfg), cfg.grpo.samples_kept, devices, make_loggers(cfg)))
 
 

@@ -68,17 +68,18 @@ def check_allocation(cfg: Config, allocation: Allocation) -> int:
             f"parallel: {layout}, which {nodes} training nodes of {len(allocation.nodes)} cannot share evenly; change "
             "parallel.data, or sbatch --nodes"
         )
-    per_node, taken = ranks // nodes, 0 if allocation.rollout_nodes else cfg.rollout.tensor
+    per_node, taken = ranks // nodes, 0 if allocation.rollout_nodes else cfg.rollout.world_size
     if not gpus:
         return per_node
     if cfg.rollout.transfer == "ipc":
         raise ValueError("rollout.transfer: ipc shares one set of GPUs, which the Slurm jobs do not do; use nccl")
     if taken and nodes > 1:
         raise ValueError("ALPHAMED_ROLLOUT_NODES: found 0 with several nodes of GPUs; give the server a node: 1")
-    if max(per_node + taken, cfg.rollout.tensor) > gpus:
+    if max(per_node + taken, cfg.rollout.world_size) > gpus:
         raise ValueError(
-            f"parallel: {layout} on {nodes} nodes and rollout.tensor={cfg.rollout.tensor} need more than the {gpus} "
-            f"GPUs of a node; sbatch --nodes={-(-ranks // gpus) + max(1, allocation.rollout_nodes)} with "
+            f"parallel: {layout} on {nodes} nodes and rollout.tensor={cfg.rollout.tensor} × "
+            f"rollout.engines={cfg.rollout.engines} need more than the {gpus} GPUs of a node; "
+            f"sbatch --nodes={-(-ranks // gpus) + max(1, allocation.rollout_nodes)} with "
             "ALPHAMED_ROLLOUT_NODES=1, or change the layout"
         )
     return per_node

@@ -111,8 +111,8 @@ def plan_training(cfg: Config, allocation: Allocation) -> list[Step]:
     """
     per_node = check_allocation(cfg, allocation)
     cpus_per_gpu = max(1, allocation.cpus // allocation.gpus) if allocation.gpus else 0
-    # A node of its own: all of it, for vLLM's data parallelism. Else what one engine needs.
-    rollout_gpus = allocation.gpus if allocation.rollout_nodes else min(allocation.gpus, cfg.rollout.tensor)
+    # A node of its own: all of it, whatever rollout.extra_args asks for. Else what its engines need.
+    rollout_gpus = allocation.gpus if allocation.rollout_nodes else min(allocation.gpus, cfg.rollout.world_size)
     cfg.reward.host, cfg.reward.port = allocation.nodes[0], allocation.port + 2
     return [
         Step(reward(cfg), allocation.nodes[:1]),
@@ -213,7 +213,8 @@ def description(cfg: Config, allocation: Allocation, steps: list[Step]) -> str:
         f"nodes     {len(allocation.nodes)}{gpus}: training on {' '.join(allocation.training)}, "
         f"rollouts on {allocation.rollout}, rewards on {allocation.nodes[0]}",
         f"layout    tensor {parallel.tensor} × pipeline {parallel.pipeline} × data {parallel.data} = "
-        f"{parallel.world_size} ranks, {steps[-1].tasks_per_node} a node; vLLM tensor {cfg.rollout.tensor}",
+        f"{parallel.world_size} ranks, {steps[-1].tasks_per_node} a node; "
+        f"vLLM tensor {cfg.rollout.tensor} × engines {cfg.rollout.engines}",
     ]
     if allocation.gpus:
         cfg.plan.gpus_per_node, cfg.plan.rollout_nodes = allocation.gpus, allocation.rollout_nodes

@@ -79,7 +79,8 @@ def _with_engines(cfg: Config, model: Model, change: Change, gpus: int) -> Itera
         if gpus % tensor or model.heads % tensor:
             continue
         for share in UTILIZATION:
-            engines = {"rollout.tensor": tensor, "rollout.gpu_memory_utilization": share}
+            engines = {"rollout.tensor": tensor, "rollout.engines": gpus // tensor}
+            engines["rollout.gpu_memory_utilization"] = share
             if fitting := _fitting(cfg, model, change | engines):
                 yield fitting[0].plan
                 break
@@ -116,7 +117,8 @@ def _changes(plan: Plan) -> Iterator[Change]:
         if share != cfg.rollout.gpu_memory_utilization:
             yield {"rollout.gpu_memory_utilization": share}
     if 2 * cfg.rollout.tensor <= min(plan.cluster.rollout_gpus, MOST_TENSOR):
-        yield {"rollout.tensor": 2 * cfg.rollout.tensor}
+        tensor = 2 * cfg.rollout.tensor
+        yield {"rollout.tensor": tensor, "rollout.engines": plan.cluster.rollout_gpus // tensor}
     yield {"parallel.data": 2 * parallel.data} | ({"plan.gpus": 0} if cfg.plan.gpus else {})
 
 

@@ -15,7 +15,7 @@ from alphamed_nemo.rollout.connection import RolloutError
 def check_served_weights(
     client: RolloutClient, sequences: Sequence[tuple[list[int], list[float]]], tolerance: float
 ) -> float:
-    """Compare the server's log-probs of given tokens with the trainer's.
+    """Compare the log-probs of given tokens by each of the server's engines with the trainer's.
 
     Args:
         sequences: (token ids, the trainer's log-softmax(logits) of token_ids[1:]); a few tokens are enough, since a
@@ -30,8 +30,9 @@ def check_served_weights(
     """
     worst = 0.0
     for token_ids, expected in sequences:
-        served = client.prompt_logprobs(token_ids)
-        worst = max([worst, *(abs(a - b) for a, b in zip(served, expected, strict=True))])
+        for engine in range(client.cfg.engines):
+            served = client.prompt_logprobs(token_ids, engine)
+            worst = max([worst, *(abs(a - b) for a, b in zip(served, expected, strict=True))])
     if not worst <= tolerance:
         raise RolloutError(
             f"rollout server {client.connection.url} (weight version {client.weight_version()}) differs from the "

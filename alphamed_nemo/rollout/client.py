@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 
@@ -21,7 +23,7 @@ from alphamed_nemo.rollout.types import Rollout
 __all__ = ["RolloutClient", "RolloutError", "RolloutLost"]
 
 FINISHED = {"stop": False, "length": True}  # vLLM's finish reasons → truncated
-MAX_REQUESTS = 128  # in flight at once
+MAX_REQUESTS = 128  # in flight at once, for each engine
 SEQUENCES_A_REQUEST = 16
 
 
@@ -31,12 +33,14 @@ class RolloutClient:
     Args:
         url: http://host:port.
         api_key: its key.
-        cfg: `max_num_seqs` sets how many requests are in flight, `request_timeout_s` and `retries` their limits.
+        cfg: `max_num_seqs` and `engines` set how many requests are in flight, `request_timeout_s` and `retries` their
+            limits.
     """
 
     def __init__(self, url: str, api_key: str, cfg: RolloutConfig) -> None:
         self.cfg = cfg
         self.connection = Connection(url, api_key, cfg.request_timeout_s, cfg.retries)
+        self.balance = _Balance(cfg.engines)
 
     def weight_version(self) -> int:
         """Version of the weights that the server samples from; 0 until the first refit."""
@@ -88,7 +92,8 @@ class RolloutClient:
         requests = _split(prompts, n, None if temperature == 0 else seed)
         # Enough requests that the engine always has a waiting sequence, few enough for its queue.
         sequences = n * max(len(request.prompts) for request in requests) if requests else 1
-        workers = max(1, min(len(requests), MAX_REQUESTS, ceil(1.5 * self.cfg.max_num_seqs / sequences)))
+        wanted = min(MAX_REQUESTS, ceil(1.5 * self.cfg.max_num_seqs / sequences)) * self.cfg.engines
+        workers = max(1, min(len(requests), wanted))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="rollout")
         try:
             pending = {pool.submit(self._sample, request, sampling, version): request for request in requests}
@@ -100,13 +105,14 @@ class RolloutClient:
             error = RolloutLost if now == 0 else RolloutError  # 0: another server, started in its place
             raise error(f"weights changed from version {version} to {now} while {len(prompts)} prompts sampled")
 
-    def prompt_logprobs(self, token_ids: list[int]) -> list[float]:
-        """log-softmax(logits) of token_ids[1:], each given the tokens before it (temperature 1).
+    def prompt_logprobs(self, token_ids: list[int], engine: int = 0) -> list[float]:
+        """log-softmax(logits) of token_ids[1:], each given the tokens before it (temperature 1), by one engine.
 
         For checks of the weights that the server holds: its key-value cache is not read, so stale entries cannot hide.
         """
         body = self._body([token_ids]) | {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        (choice,) = self._choices(body, f"log-probs of {len(token_ids)} given tokens", n=1)
+        headers = self.balance.header(engine)
+        (choice,) = self._choices(body, f"log-probs of {len(token_ids)} given tokens", 1, headers)
         return [
             entry[str(token)]["logprob"]
             for entry, token in zip(choice["prompt_logprobs"][1:], token_ids[1:], strict=True)
@@ -126,21 +132,51 @@ class RolloutClient:
             body["seed"] = request.seed
         longest = max(map(len, prompts))
         waiting_for = f"{n} samples of {len(prompts)} prompts of up to {longest} tokens"
-        choices = self._choices(body, waiting_for, n)
+        with self.balance.engine(n * len(prompts)) as headers:
+            choices = self._choices(body, waiting_for, n, headers)
         rollouts = [_rollout(prompts[index // n], choice, version) for index, choice in enumerate(choices)]
         return [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
 
     def _body(self, prompts: list[list[int]]) -> dict:
         return {"model": MODEL_NAME, "prompt": prompts, "return_token_ids": True, "add_special_tokens": False}
 
-    def _choices(self, body: dict, waiting_for: str, n: int) -> list[dict]:
+    def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[dict]:
         """The answer's choices, checked to be `n` for each prompt, in the order of the prompts."""
-        choices = self.connection.call("POST", "/v1/completions", waiting_for, json=body)["choices"]
+        answer = self.connection.call("POST", "/v1/completions", waiting_for, json=body, headers=headers)
+        choices = answer["choices"]
         choices = sorted(choices, key=lambda choice: choice["index"])
         expected = [prompt for prompt in body["prompt"] for _ in range(n)]
         if [choice["prompt_token_ids"] for choice in choices] != expected:
             raise RolloutError(f"waited for {waiting_for}: {len(choices)} samples came back, or of other prompts")
         return choices
+
+
+class _Balance:
+    """Shares requests among the server's engines: each goes to the one with the fewest sequences under way.
+
+    vLLM's own balance knows the engines' load as it was up to a tenth of a second ago, when most requests of a batch
+    had not come yet, and it divides a group's samples, whose prompt each engine then computes.
+    """
+
+    def __init__(self, engines: int) -> None:
+        self.under_way = [0] * engines
+        self.lock = threading.Lock()
+
+    @contextmanager
+    def engine(self, sequences: int) -> Iterator[dict[str, str]]:
+        """The header for a request of so many sequences, which then are under way."""
+        with self.lock:
+            chosen = self.under_way.index(min(self.under_way))
+            self.under_way[chosen] += sequences
+        try:
+            yield self.header(chosen)
+        finally:
+            with self.lock:
+                self.under_way[chosen] -= sequences
+
+    def header(self, engine: int) -> dict[str, str]:
+        """What sends a request to that engine."""
+        return {"X-data-parallel-rank": str(engine)} if len(self.under_way) > 1 else {}
 
 
 @dataclass

@@ -32,10 +32,11 @@ def cuda_sender(transfer: str, connection: Connection, cfg: RolloutConfig) -> Nc
     """
     if transfer == "nccl":
         return NcclSender(connection)
-    if cfg.tensor != 1:
+    if cfg.world_size != 1:
         raise ValueError(
-            f"rollout.transfer: ipc with rollout.tensor={cfg.tensor}; the full weights are on the trainer's rank 0 "
-            "alone, and an IPC handle opens on the GPU that made it. Use rollout.tensor=1, or nccl on GPUs of their own"
+            f"rollout.transfer: ipc with rollout.tensor={cfg.tensor} and rollout.engines={cfg.engines}; the full "
+            "weights are on the trainer's rank 0 alone, and an IPC handle opens on the GPU that made it. Use 1 of "
+            "each, or nccl on GPUs of their own"
         )
     return IpcSender(connection)
 

@@ -79,6 +79,8 @@ def vllm_command(
     argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(model_path), "--served-model-name", MODEL_NAME, "--host", host, "--port", str(port)]
     argv += ["--dtype", rollout.dtype, "--seed", str(cfg.run.seed), "--tensor-parallel-size", str(rollout.tensor)]
+    if rollout.engines > 1:
+        argv += ["--data-parallel-size", str(rollout.engines)]
     argv += ["--max-model-len", str(cfg.model.max_length), "--max-num-seqs", str(rollout.max_num_seqs)]
     # Log-probs after the temperature; the plugin takes them before top-p. Sampling defaults are neutral whatever the
     # model's generation_config.json says (its end-of-sequence ids still count).
@@ -129,7 +131,9 @@ def _cuda_arguments(rollout: RolloutConfig, transfer: str) -> list[str]:
 
 
 def _cpu_arguments(rollout: RolloutConfig, max_length: int) -> list[str]:
+    one_process = ["--distributed-executor-backend", "uni"] if rollout.engines > 1 and rollout.tensor == 1 else []
     return [
+        *one_process,  # for an engine and its worker, which data parallelism on CPU divides
         "--enforce-eager",  # inductor costs 20 to 30 s at start and wins nothing measurable
         "--kv-cache-memory-bytes",
         str(int(rollout.memory_gb * 2**30)),
@@ -146,11 +150,13 @@ def _cpu_arguments(rollout: RolloutConfig, max_length: int) -> list[str]:
 def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
     """Threads and processes on a CPU host.
 
-    The HTTP front takes about half a core while the engine computes, so one core is left to it. vLLM's own binding
+    The HTTP front takes about half a core while the engine computes, so one core is left to it, or a part of each where
+    there are several engines. vLLM's own binding
     would pin the engine to one core and keep its scheduler spinning for a second after each request, in the way of
     the trainer's ranks; unbound and in one process it sleeps at once.
     """
-    threads = rollout.threads or max(1, (len(os.sched_getaffinity(0)) - 1) // rollout.tensor)
+    cores = len(os.sched_getaffinity(0)) - (rollout.engines == 1)
+    threads = rollout.threads or max(1, cores // rollout.world_size)
     env = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,11 +126,19 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rollout_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     """The shared server. A test that refits it must put the weights of the folder back."""
+    with served(tiny_llama, tmp_path_factory.mktemp("rollout_server")) as server:
+        yield server
+
+
+@contextmanager
+def served(model: Path, folder: Path, engines: int = 1) -> Iterator[ServedModel]:
+    """A server of that model, ready; its log goes into the folder."""
     cfg = Config()
-    cfg.model.path, cfg.model.max_length = str(tiny_llama), 256
+    cfg.model.path, cfg.model.max_length = str(model), 256
     cfg.rollout.memory_gb, cfg.rollout.max_num_seqs, cfg.rollout.request_timeout_s = 0.1, 64, 60.0
-    port, log = free_port(), tmp_path_factory.mktemp("rollout_server") / "vllm.log"
-    argv, env = vllm_command(cfg, tiny_llama, port, "test-key", cuda=False)
+    cfg.rollout.engines = engines
+    port, log = free_port(), folder / "vllm.log"
+    argv, env = vllm_command(cfg, model, port, "test-key", cuda=False)
     assert argv[0] == sys.executable
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -143,6 +152,6 @@ def rollout_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(process, url, log)
-        yield ServedModel(url, "test-key", cfg, tiny_llama, log)
+        yield ServedModel(url, "test-key", cfg, model, log)
     finally:
         stop_group(process)

@@ -9,7 +9,7 @@ from alphamed_nemo.config import DataConfig, LabelConfig
 from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.clinic import clinic
 from alphamed_nemo.data.corpus import FORCED_PREFIX, corpus
-from alphamed_nemo.data.prompts import TEMPLATES, encode_prompt, format_prompt
+from alphamed_nemo.data.prompts import TEMPLATES, encode_prompt, encode_prompts, format_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.tokenizer import build_tokenizer, save_tokenizer
 
@@ -95,6 +95,16 @@ def test_chat_template_wraps_the_prompt_without_a_second_bos():
     ids = encode_prompt(QUESTION, tokenizer, DataConfig(prompt="alphamed", chat_template=True))
     assert ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(ids[1:]) == f"<u>{format_prompt(QUESTION, 'alphamed')}</u><a>"
+
+
+def test_many_prompts_are_encoded_as_each_alone():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT
+    questions = embedded_bank(20, 0)[0]
+    for cfg in (DataConfig(prompt="tiny"), DataConfig(prompt="alphamed", chat_template=True)):
+        alone = [encode_prompt(question, tokenizer, cfg, FORCED_PREFIX) for question in questions]
+        assert encode_prompts(questions, tokenizer, cfg, FORCED_PREFIX) == alone
+        assert encode_prompts([], tokenizer, cfg) == []
 
 
 def test_chat_template_that_is_missing_is_refused(tokenizer):

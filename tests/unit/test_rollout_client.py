@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout.client import SEQUENCES_A_REQUEST, RolloutClient, RolloutError, _rollout, _split
+from alphamed_nemo.rollout.client import SEQUENCES_A_REQUEST, RolloutClient, RolloutError, _Balance, _rollout, _split
 
 PROMPTS = [[i] for i in range(50)]
 
@@ -42,6 +42,20 @@ def test_arguments_that_cannot_work_are_refused_before_any_request(arguments: di
     client = RolloutClient("http://127.0.0.1:9", "key", RolloutConfig(retries=0))
     with pytest.raises(ValueError, match=message):
         client.generate(**{"prompts": [[1]], **arguments})
+
+
+def test_a_request_goes_to_the_engine_with_the_fewest_sequences_under_way():
+    balance = _Balance(3)
+    with balance.engine(8) as a, balance.engine(2) as b, balance.engine(2) as c, balance.engine(4) as d:
+        assert [header["X-data-parallel-rank"] for header in (a, b, c, d)] == ["0", "1", "2", "1"]
+        with balance.engine(1) as e:
+            assert e == balance.header(2)
+        assert balance.under_way == [8, 6, 2]
+    with pytest.raises(ZeroDivisionError), balance.engine(5):
+        raise ZeroDivisionError
+    assert balance.under_way == [0, 0, 0]
+    with _Balance(1).engine(8) as only:
+        assert only == {}
 
 
 def choice(**changed) -> dict:

@@ -49,6 +49,18 @@ def test_threads_are_all_cores_but_one_unless_they_are_given(model: Path, monkey
     assert vllm_command(cfg, model, 1, "k", cuda=False)[1]["OMP_NUM_THREADS"] == "3"
 
 
+def test_several_engines_share_the_cores(model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    cfg = Config()
+    cfg.rollout.engines = 4
+    argv, env = vllm_command(cfg, model, 1, "k", cuda=False)
+    assert option(argv, "--data-parallel-size") == "4"
+    assert env["OMP_NUM_THREADS"] == "2"
+    argv, _ = vllm_command(cfg, model, 1, "k", cuda=True)
+    assert option(argv, "--data-parallel-size") == "4"
+    assert "--data-parallel-size" not in vllm_command(Config(), model, 1, "k", cuda=False)[0]
+
+
 def test_the_key_is_in_the_environment_and_not_on_the_command_line(model: Path):
     argv, env = vllm_command(Config(), model, 1, "the-key", cuda=False)
     assert env["VLLM_API_KEY"] == "the-key"

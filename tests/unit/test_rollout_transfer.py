@@ -91,6 +91,8 @@ def test_ipc_with_a_tensor_parallel_server_is_refused():
     connection = Connection("http://127.0.0.1:9", "", 1.0, 0)
     with pytest.raises(ValueError, match="rollout.tensor=2"):
         cuda_sender("ipc", connection, RolloutConfig(tensor=2))
+    with pytest.raises(ValueError, match="rollout.engines=8"):
+        cuda_sender("ipc", connection, RolloutConfig(engines=8))
     with pytest.raises(ValueError, match="rollout.transfer: nccl needs CUDA"):
         WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="nccl"), cuda=False)
 
