@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -23,17 +22,26 @@ QUESTIONS = 800
 
 
 class Watched(RolloutClient):
-    """Notes how long requests were under way: from the first that is sent to the last group that came back."""
+    """Notes when requests are under way; from the thread of each."""
 
-    sampling = 0.0
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.requests: list[tuple[float, float]] = []
 
-    def stream(self, *args, **kwargs) -> Iterator:
+    def _choices(self, *args) -> list[dict]:
         started = time.perf_counter()
-        for found in super().stream(*args, **kwargs):
-            self.sampling += time.perf_counter() - started
-            yield found
-            started = time.perf_counter()
-        self.sampling += time.perf_counter() - started
+        try:
+            return super()._choices(*args)
+        finally:
+            self.requests.append((started, time.perf_counter()))
+
+    def seconds(self) -> float:
+        """In which at least one request was under way."""
+        total = until = 0.0
+        for start, end in sorted(self.requests):
+            total += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return total
 
 
 def measure_sampling(repeats: int) -> list[Row]:
@@ -57,6 +65,6 @@ def measure_sampling(repeats: int) -> list[Row]:
                 else:
                     evaluate(questions, client, tokenizer, cfg, "model", out)
                 if repeat:  # the first warms up
-                    found.append(100 * client.sampling / (time.perf_counter() - started))
+                    found.append(100 * client.seconds() / (time.perf_counter() - started))
     note = f"{QUESTIONS} questions to the tiny model, server already up"
     return [Row(f"{stage}: vLLM at work", "% of wall time", found, "95", note) for stage, found in shares.items()]
