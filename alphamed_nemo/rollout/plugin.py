@@ -10,6 +10,7 @@ def register() -> None:
     """Called by vLLM at start in the HTTP front, the engine and the workers; may run twice in one process."""
     _register_engine()
     _logprobs_before_top_p()
+    _cpu_norm()
     if os.environ.get("ALPHAMED_ROLLOUT_FORK") == "1":
         _fork_engine()
 
@@ -23,6 +24,15 @@ def _register_engine() -> None:
         WeightTransferEngineFactory.register_engine(
             SHM_BACKEND, "alphamed_nemo.rollout.shm_engine", "SharedMemoryEngine"
         )
+
+
+def _cpu_norm() -> None:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from alphamed_nemo.rollout import cpu_norm
+
+        cpu_norm.register()
 
 
 def _logprobs_before_top_p() -> None:

@@ -18,6 +18,7 @@ from alphamed_nemo.rollout.hanging import LIMIT
 
 PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
 SHM_BACKEND = "alphamed_shm"  # the weight-transfer engine that the plugin registers
+CPU_NORM = "alphamed_cpu"  # the implementation of RMSNorm that the plugin registers
 MODEL_NAME = "policy"  # what the server calls the model, whatever folder it came from
 TRANSFERS = ("auto", "shm", "nccl", "ipc")
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vllm/v1/attention/backends/cpu_attn.py, 0.32
@@ -134,6 +135,8 @@ def _cpu_arguments(rollout: RolloutConfig, max_length: int) -> list[str]:
     one_process = ["--distributed-executor-backend", "uni"] if rollout.engines > 1 and rollout.tensor == 1 else []
     return [
         *one_process,  # for an engine and its worker, which data parallelism on CPU divides
+        "--ir-op-priority",
+        json.dumps({name: [CPU_NORM] for name in ("rms_norm", "fused_add_rms_norm")}),
         "--enforce-eager",  # inductor costs 20 to 30 s at start and wins nothing measurable
         "--kv-cache-memory-bytes",
         str(int(rollout.memory_gb * 2**30)),
