@@ -42,7 +42,10 @@ class Connection:
             "timeout": httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
             "trust_env": False,  # a proxy of the environment has no business between two processes of a job
         }
-        self._pool = httpx.Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=64), **settings)
+        # No limit to idle connections: httpcore 1.0 closes surplus ones, among them one that another thread was given a
+        # moment ago and is about to use; its request then waits for the whole time limit.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self._pool = httpx.Client(limits=limits, **settings)
         # The server closes a connection after a 500; a request that then reuses it is lost without having been read.
         # One that must not be repeated gets a connection of its own.
         self._fresh = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), **settings)
