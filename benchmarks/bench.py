@@ -136,6 +136,7 @@ class Bench:
         rows = []
         for model, dtype in REFITS:
             cfg = self.config(dtype, ONE_RANK, model)
+            cfg.rollout.memory_gb = 0.1  # nothing is sampled
             with Launcher(self.folder / f"refit-{model}") as launcher:
                 launcher.start(rollout_server(cfg, cfg.model.path))
                 launcher.wait_ready("vllm")

@@ -60,7 +60,11 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
     def __init__(self, config, vllm_config, device, model) -> None:
         super().__init__(config, vllm_config, device, model)
         self.manifest = read_manifest(self.model_config.model)
-        _reuse_freed_memory()
+        # The weights of a layer take the place of those before them. glibc would give each freed matrix back to the
+        # system and take it again page by page, which costs more than filling it. Set once the model is loaded, so that
+        # what loading freed is not kept.
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            ctypes.CDLL(None).mallopt(option, KEPT_BYTES)
         self.descriptor: int | None = None
         self.segment: torch.Tensor | None = None  # bytes; the mapping is kept from one refit to the next
         self.committed = False
@@ -118,14 +122,3 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
         if self.segment is None or len(self.segment) != size:
             self.segment = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
         return self.segment
-
-
-def _reuse_freed_memory() -> None:
-    """Let the weights of a layer take the place of those before them. glibc would give each freed matrix back to the
-    system and take it again page by page, which costs more than filling it.
-
-    Called once the model is loaded, so that what the loading freed is not kept.
-    """
-    libc = ctypes.CDLL(None)
-    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-        libc.mallopt(option, KEPT_BYTES)
