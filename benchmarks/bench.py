@@ -237,16 +237,19 @@ def main() -> None:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
     about = {"machine": machine()}
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), asked.results.parent, asked.repeats)
-        for name in asked.rows or names:
-            print(f"{name} ...", flush=True)
-            found = getattr(bench, name)()
-            print(table(found), flush=True)
-            rows += found
-    path = write(rows, about, asked.results)
-    draw(rows, path.with_suffix(".svg"))
-    print(path)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(Path(folder), asked.results.parent, asked.repeats)
+            for name in asked.rows or names:
+                print(f"{name} ...", flush=True)
+                found = getattr(bench, name)()
+                print(table(found), flush=True)
+                rows += found
+    finally:  # a row that fails does not take those before it along
+        if rows:
+            path = write(rows, about, asked.results)
+            draw(rows, path.with_suffix(".svg"))
+            print(path)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from alphamed_nemo.run_folder import RunFolder
 LOOPBACK = "127.0.0.1"
 
 # For trainer ranks. glibc gives large blocks back to the system as soon as they are freed and takes them again, page by
-# page, for the next activation: a fifth of a training step on CPU. Kept instead, up to 4 GiB. vLLM does it once its
-# model is loaded (rollout/shm_engine.py), so that it does not keep what loading took.
+# page, for the next activation: a fifth of a training step on CPU. Kept instead, up to 4 GiB. Not for vLLM: a refit
+# would be a quarter faster, but the engine would keep as much again as the weights.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 

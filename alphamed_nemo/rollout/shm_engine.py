@@ -7,7 +7,6 @@ broken refit leaves the old weights serving.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import os
@@ -23,9 +22,6 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from alphamed_nemo.rollout.manifest import check_manifest, read_manifest
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_BYTES = 2**30
 
 ABORTED = "update given up by the trainer; the old weights serve on"
 
@@ -60,11 +56,6 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
     def __init__(self, config, vllm_config, device, model) -> None:
         super().__init__(config, vllm_config, device, model)
         self.manifest = read_manifest(self.model_config.model)
-        # The weights of a layer take the place of those before them. glibc would give each freed matrix back to the
-        # system and take it again page by page, which costs more than filling it. Set once the model is loaded, so that
-        # what loading freed is not kept.
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            ctypes.CDLL(None).mallopt(option, KEPT_BYTES)
         self.descriptor: int | None = None
         self.segment: torch.Tensor | None = None  # bytes; the mapping is kept from one refit to the next
         self.committed = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.rewards.extract import extract_answer
-from benchmarks import responses
+from benchmarks import bench, responses
 from benchmarks.ceiling import products
 from benchmarks.figure import draw
 from benchmarks.measure import Row, table, write
@@ -66,3 +67,16 @@ def test_a_result_has_its_machine_versions_medians_and_a_figure(tmp_path: Path) 
 @pytest.mark.parametrize("kind", responses.hostile(1000))
 def test_hostile_responses_have_their_length(kind: str) -> None:
     assert 980 <= len(responses.hostile(1000)[kind]) <= 1000
+
+
+def test_a_row_that_fails_leaves_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(self: bench.Bench) -> list[Row]:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(bench.Bench, "reward", lambda self: [Row("grading", "responses/s", [1.0, 2.0])])
+    monkeypatch.setattr(bench.Bench, "sampling", failing)
+    monkeypatch.setattr(sys, "argv", ["bench", "reward", "sampling", "--results", str(tmp_path)])
+    with pytest.raises(RuntimeError, match="no memory"):
+        bench.main()
+    (path,) = tmp_path.glob("*.json")
+    assert [row["name"] for row in json.loads(path.read_text())["rows"]] == ["grading"]
