@@ -42,9 +42,13 @@ from benchmarks.workload import Layout, model_folder, run_config
 RESULTS = Path(__file__).resolve().parent / "results"
 PROMPTS, SAMPLES, TOKENS = 16, 8, 64
 DTYPES = ("float32", "bfloat16")
-REFITS = (("7M", "float32"), ("135M", "float32"), ("1B", "bfloat16"))
 SHARDED = Layout("TP 2 × PP 2", ParallelConfig(tensor=2, pipeline=2), 2)
 ONE_RANK = Layout("one rank", ParallelConfig(), 1)
+REFITS = (  # four ranks and vLLM with a billion parameters each take more than 24 GB
+    ("7M", "float32", (ONE_RANK, SHARDED)),
+    ("135M", "float32", (ONE_RANK, SHARDED)),
+    ("1B", "bfloat16", (ONE_RANK,)),
+)
 PHASES = ("generation", "reward", "old_logprobs", "training", "refit", "other")
 
 
@@ -134,13 +138,13 @@ class Bench:
 
     def refit(self) -> list[Row]:
         rows = []
-        for model, dtype in REFITS:
+        for model, dtype, layouts in REFITS:
             cfg = self.config(dtype, ONE_RANK, model)
             cfg.rollout.memory_gb = 0.1  # nothing is sampled
             with Launcher(self.folder / f"refit-{model}") as launcher:
                 launcher.start(rollout_server(cfg, cfg.model.path))
                 launcher.wait_ready("vllm")
-                for layout in (ONE_RANK, SHARDED):
+                for layout in layouts:
                     before = _engine_memory("VmRSS", reset_peak=True)
                     found = self._refit_in(layout.parallel, cfg)
                     grown = [(_engine_memory("VmHWM") - before) / found["bytes"]]
