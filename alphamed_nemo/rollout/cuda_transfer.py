@@ -126,7 +126,7 @@ class NcclSender:
         _end_update(self.connection)
 
     def close(self) -> None:
-        pass  # the group lives on
+        pass  # the group ends with the process
 
 
 class IpcSender:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -95,8 +94,8 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
             os.close(self.descriptor)
             self.descriptor = None
 
-    def _tensors(self, tensors: list[list]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Views of the segment, all of which are checked to lie in it before the first is given."""
+    def _tensors(self, tensors: list[list]) -> list[tuple[str, torch.Tensor]]:
+        """Views of the segment, checked to lie in it."""
         views = []
         segment = self._mapped()
         for name, dtype_name, shape, start in tensors:
@@ -105,7 +104,7 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
             if end > len(segment):
                 raise ValueError(f"{name}: lies at bytes {start} to {end} of a segment of {len(segment)}")
             views.append((name, segment[start:end].view(dtype).view(shape)))
-        return iter(views)
+        return views
 
     def _mapped(self) -> torch.Tensor:
         """The whole segment, mapped anew where it is another one or has grown."""

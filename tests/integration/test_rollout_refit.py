@@ -13,7 +13,7 @@ from alphamed_nemo.rollout import transfer as transfer_module
 from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.client import RolloutClient, RolloutError
 from alphamed_nemo.rollout.cuda_transfer import nccl_init_info, update_info
-from alphamed_nemo.rollout.transfer import SharedMemorySender, WeightTransfer
+from alphamed_nemo.rollout.transfer import WeightTransfer
 from tests.integration.conftest import ServedModel
 
 IDS = [1, *range(30, 130)]  # three blocks of the key-value cache, so that the prefix cache has something to keep
@@ -47,6 +47,7 @@ def transfer(rollout_server: ServedModel) -> Iterator[WeightTransfer]:
     transfer = WeightTransfer(rollout_server.url, rollout_server.api_key, rollout_server.cfg.rollout)
     yield transfer
     transfer.refit(load(rollout_server.path).named_parameters(), version=0)
+    transfer.close()
 
 
 def test_a_refit_serves_the_new_weights_under_their_version(
@@ -176,7 +177,7 @@ def test_finishing_without_an_update_is_an_error_and_leaves_the_version(
     with pytest.raises(RolloutError, match="the weights have not changed"):
         transfer.refit(iter([]), version=97)
     assert client.weight_version() == version
-    transfer.sender = SharedMemorySender(transfer.connection)
+    del transfer.sender.send
 
 
 def test_weights_that_change_while_rollouts_are_drawn_are_noticed(
