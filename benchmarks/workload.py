@@ -112,7 +112,7 @@ def run_config(
     cfg.parallel = copy(layout.parallel)
     cfg.optim.lr = 1e-6
     cfg.rollout.dtype, cfg.rollout.max_new_tokens = dtype, tokens
-    cfg.rollout.engines = layout.engines
+    cfg.rollout.engines, cfg.rollout.log_stats = layout.engines, False
     cfg.grpo.questions = str(folder / "questions.jsonl")
     cfg.grpo.questions_per_step, cfg.grpo.samples_per_question = prompts, samples
     cfg.grpo.save_every, cfg.grpo.samples_kept = 10_000, 0

@@ -68,6 +68,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "rollout.port": (0, 2**16 - 1),
     "rollout.tensor": (1, math.inf),
     "rollout.engines": (1, math.inf),
+    "rollout.api_servers": (0, math.inf),
     "rollout.max_num_seqs": (1, math.inf),
     "rollout.memory_gb": (0.01, math.inf),
     "rollout.threads": (0, math.inf),

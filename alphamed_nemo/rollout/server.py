@@ -77,11 +77,13 @@ def vllm_command(
     cuda = _has_cuda() if cuda is None else cuda
     transfer = resolve_transfer(rollout.transfer, cuda)
     backend = SHM_BACKEND if transfer == "shm" else transfer
-    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    argv = [sys.executable, "-m", "alphamed_nemo.rollout.serve"]
     argv += ["--model", str(model_path), "--served-model-name", MODEL_NAME, "--host", host, "--port", str(port)]
     argv += ["--dtype", rollout.dtype, "--seed", str(cfg.run.seed), "--tensor-parallel-size", str(rollout.tensor)]
     if rollout.engines > 1:
         argv += ["--data-parallel-size", str(rollout.engines)]
+    # One HTTP process carries some 15,000 tokens a second (docs/rollout.md), fewer than the GPUs of a node sample.
+    argv += ["--api-server-count", str(rollout.api_servers or (rollout.engines if cuda else 1))]
     argv += ["--max-model-len", str(cfg.model.max_length), "--max-num-seqs", str(rollout.max_num_seqs)]
     # Log-probs after the temperature; the plugin takes them before top-p. Sampling defaults are neutral whatever the
     # model's generation_config.json says (its end-of-sequence ids still count).
@@ -89,6 +91,7 @@ def vllm_command(
     argv += ["--weight-transfer-config", json.dumps({"backend": backend})]
     argv += ["--middleware", "alphamed_nemo.rollout.access.RequireKey"]
     argv += ["--middleware", "alphamed_nemo.rollout.hanging.TellHanging"]
+    argv += [] if rollout.log_stats else ["--disable-log-stats"]
     argv += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"]
     argv += _cuda_arguments(rollout, transfer) if cuda else _cpu_arguments(rollout, cfg.model.max_length)
     env = {

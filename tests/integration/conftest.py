@@ -131,12 +131,12 @@ def rollout_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @contextmanager
-def served(model: Path, folder: Path, engines: int = 1) -> Iterator[ServedModel]:
+def served(model: Path, folder: Path, engines: int = 1, api_servers: int = 0) -> Iterator[ServedModel]:
     """A server of that model, ready; its log goes into the folder."""
     cfg = Config()
     cfg.model.path, cfg.model.max_length = str(model), 256
     cfg.rollout.memory_gb, cfg.rollout.max_num_seqs, cfg.rollout.request_timeout_s = 0.1, 64, 60.0
-    cfg.rollout.engines = engines
+    cfg.rollout.engines, cfg.rollout.api_servers = engines, api_servers
     port, log = free_port(), folder / "vllm.log"
     argv, env = vllm_command(cfg, model, port, "test-key", cuda=False)
     assert argv[0] == sys.executable

@@ -76,7 +76,7 @@ def pids(launcher: Launcher, name: str, words: bytes) -> list[int]:
 def inject(launcher: Launcher, fault: str, rng: random.Random) -> bool:
     """Whether there was something to strike."""
     component, _, what = fault.partition(" ")
-    words = {"vllm": b"api_server", "engine": b"EngineCore", "reward": b"rewards.server", "rank": b"grpo.worker"}
+    words = {"vllm": b"rollout.serve", "engine": b"EngineCore", "reward": b"rewards.server", "rank": b"grpo.worker"}
     owner = {"engine": "vllm", "rank": "trainer"}.get(component, component)
     targets = pids(launcher, owner, words[component]) if owner in launcher.running else []
     if component == "rank":

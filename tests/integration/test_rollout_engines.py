@@ -1,4 +1,4 @@
-"""A server of two engines: both get the weights of a refit, and both sample."""
+"""A server of two engines and two HTTP processes: both engines get the weights of a refit, and both sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE = 1e-4  # nats; noise of 0.02 on every weight moves log-probs by a thousan
 
 @pytest.fixture(scope="module")
 def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
-    with served(tiny_llama, tmp_path_factory.mktemp("engines"), engines=2) as server:
+    with served(tiny_llama, tmp_path_factory.mktemp("engines"), engines=2, api_servers=2) as server:
         yield server
 
 

