@@ -97,6 +97,7 @@ def vllm_command(
     env = {
         "VLLM_PLUGINS": PLUGIN,  # else vLLM imports every plugin that is installed, NeMo's among them: 10 s a process
         "VLLM_SERVER_DEV_MODE": "1",  # the RL endpoints
+        "VLLM_USE_RUST_FRONTEND": "0",  # it knows no middleware, so it would not ask for the key
         "VLLM_API_KEY": api_key,
         LIMIT: str(rollout.request_timeout_s),
         "ALPHAMED_SCRATCH": "VLLM_RPC_BASE_PATH",  # for its sockets, which a killed vLLM leaves (launch/child.py)

@@ -83,6 +83,13 @@ def test_the_key_is_in_the_environment_and_not_on_the_command_line(model: Path):
     assert new_api_key() != new_api_key()
 
 
+def test_the_front_that_knows_no_middleware_is_not_used(model: Path, monkeypatch: pytest.MonkeyPatch):
+    """It would answer without the key."""
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    _, env = vllm_command(Config(), model, 1, "k", cuda=True)
+    assert (os.environ | env)["VLLM_USE_RUST_FRONTEND"] == "0"
+
+
 def test_only_this_projects_plugin_is_loaded(model: Path):
     """NeMo registers a vLLM plugin, which costs ten seconds in each process."""
     _, env = vllm_command(Config(), model, 1, "k", cuda=False)
