@@ -122,7 +122,7 @@ class RolloutConfig:
     quantization: str = ""  # empty | fp8: vLLM's online quantization of weights and activations; GPU only
     tensor: int = 1  # the server's own tensor parallelism
     engines: int = 1  # copies of the model on the server, of `tensor` devices each, among which requests are shared
-    api_servers: int = 0  # HTTP processes of the server; 0: one for each engine with CUDA, one on CPU hosts
+    api_servers: int = 0  # HTTP processes of the server; 0: one for each of its GPUs, one on CPU hosts
     max_num_seqs: int = 256
     memory_gb: float = 1.0  # KV cache on CPU hosts
     threads: int = 0  # of each engine process on CPU hosts; 0: all cores shared, one engine alone leaves one to HTTP

@@ -82,8 +82,8 @@ def vllm_command(
     argv += ["--dtype", rollout.dtype, "--seed", str(cfg.run.seed), "--tensor-parallel-size", str(rollout.tensor)]
     if rollout.engines > 1:
         argv += ["--data-parallel-size", str(rollout.engines)]
-    # One HTTP process carries some 15,000 tokens a second (docs/rollout.md), fewer than the GPUs of a node sample.
-    argv += ["--api-server-count", str(rollout.api_servers or (rollout.engines if cuda else 1))]
+    # One HTTP process carries some 15,000 tokens a second, a sixth of what a node may sample (docs/rollout.md).
+    argv += ["--api-server-count", str(rollout.api_servers or (rollout.world_size if cuda else 1))]
     argv += ["--max-model-len", str(cfg.model.max_length), "--max-num-seqs", str(rollout.max_num_seqs)]
     # Log-probs after the temperature; the plugin takes them before top-p. Sampling defaults are neutral whatever the
     # model's generation_config.json says (its end-of-sequence ids still count).

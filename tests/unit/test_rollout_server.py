@@ -61,10 +61,10 @@ def test_several_engines_share_the_cores(model: Path, monkeypatch: pytest.Monkey
     assert "--data-parallel-size" not in vllm_command(Config(), model, 1, "k", cuda=False)[0]
 
 
-@pytest.mark.parametrize(("api_servers", "cuda", "expected"), [(0, False, "1"), (0, True, "4"), (2, True, "2")])
-def test_each_engine_on_a_gpu_has_an_http_process(model: Path, api_servers: int, cuda: bool, expected: str):
+@pytest.mark.parametrize(("api_servers", "cuda", "expected"), [(0, False, "1"), (0, True, "8"), (2, True, "2")])
+def test_there_is_an_http_process_for_each_gpu(model: Path, api_servers: int, cuda: bool, expected: str):
     cfg = Config()
-    cfg.rollout.engines, cfg.rollout.api_servers = 4, api_servers
+    cfg.rollout.tensor, cfg.rollout.engines, cfg.rollout.api_servers = 2, 4, api_servers
     assert option(vllm_command(cfg, model, 1, "k", cuda=cuda)[0], "--api-server-count") == expected
 
 
