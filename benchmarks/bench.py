@@ -144,7 +144,7 @@ class Bench:
             with Launcher(self.folder / f"refit-{model}") as launcher:
                 launcher.start(rollout_server(cfg, cfg.model.path))
                 launcher.wait_ready("vllm")
-                for note, layout in zip(("its first refit", "after other refits"), layouts, strict=False):
+                for layout in layouts:
                     before = _engine_memory("VmRSS", reset_peak=True)
                     found = self._refit_in(layout.parallel, cfg)
                     grown = [(_engine_memory("VmHWM") - before) / found["bytes"]]
@@ -155,6 +155,7 @@ class Bench:
                     target = "" if model == "7M" else "at most 3"
                     rows.append(Row(f"{name}: over memcpy of the same bytes", "×", times, target))
                     grows = f"{name}: vLLM's memory above what it serves with"
+                    note = "its first refit" if layout is layouts[0] else "after other refits"
                     rows.append(Row(grows, "× the weights", grown, note=note))
         return rows
 

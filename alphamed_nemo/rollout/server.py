@@ -91,7 +91,8 @@ def vllm_command(
     argv += ["--weight-transfer-config", json.dumps({"backend": backend})]
     argv += ["--middleware", "alphamed_nemo.rollout.access.RequireKey"]
     argv += ["--middleware", "alphamed_nemo.rollout.hanging.TellHanging"]
-    argv += [] if rollout.log_stats else ["--disable-log-stats"]
+    if not rollout.log_stats:
+        argv += ["--disable-log-stats"]
     argv += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"]
     argv += _cuda_arguments(rollout, transfer) if cuda else _cpu_arguments(rollout, cfg.model.max_length)
     env = {
@@ -100,7 +101,7 @@ def vllm_command(
         "VLLM_USE_RUST_FRONTEND": "0",  # it knows no middleware, so it would not ask for the key
         "VLLM_API_KEY": api_key,
         LIMIT: str(rollout.request_timeout_s),
-        "ALPHAMED_SCRATCH": "VLLM_RPC_BASE_PATH",  # for its sockets, which a killed vLLM leaves (launch/child.py)
+        "ALPHAMED_SCRATCH": "VLLM_RPC_BASE_PATH",  # sockets and other files that a killed vLLM leaves (launch/child.py)
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
