@@ -21,7 +21,7 @@ class RunConfig:
     dir: str = "runs"
     seed: int = 1
     resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
-    component_timeout_s: float = 180.0  # longest wait for a component to come up
+    component_timeout_s: float = 1800.0  # longest wait for a component to come up; 140 GB from a shared disk take long
     server_restarts: int = 3  # how often a rollout or reward server that died or hangs is started again in a run
     hang_timeout_s: float = 60.0  # a server whose health goes unanswered for so long hangs
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])  # tensorboard | wandb | mlflow
@@ -33,7 +33,7 @@ class ModelConfig:
 
     path: str = ""  # a Hugging Face folder with safetensors and tokenizer
     dtype: str = "float32"  # float32 | bfloat16
-    max_length: int = 2048  # tokens, prompt and response together
+    max_length: int = 0  # tokens, prompt and response together; 0: data.max_prompt_tokens and the longest response
     spec: str = "auto"  # auto | local | transformer_engine; auto takes Transformer Engine where CUDA is there
     recompute: str = (
         "none"  # none | selective (the MLP) | full (whole layers): activations rebuilt in the backward pass
@@ -85,7 +85,9 @@ class DataConfig:
     train: str = ""  # question file; empty: <run>/data/train.jsonl
     heldout: str = ""  # question file; empty: <run>/data/heldout.jsonl
     prompt: str = "alphamed"  # prompt template, see data/prompts.py
-    chat_template: bool = False  # wrap the prompt in the tokenizer's chat template
+    chat_template: bool | None = None  # wrap the prompt in the model's chat template; null: where it is an instruct model
+    template_date: str = "2024-07-26"  # what a chat template that writes today's date writes instead
+    max_prompt_tokens: int = 1024  # room for a prompt in model.max_length
     train_questions: int = 1200  # of the embedded bank
     heldout_questions: int = 400
     seed: int = 1
@@ -98,7 +100,7 @@ class LabelConfig:
     samples: int = 5  # k
     temperature: float = 1.0
     top_p: float = 1.0
-    max_new_tokens: int = 48
+    max_new_tokens: int = 0  # 0: as rollout.max_new_tokens
     datasets: list[str] = field(default_factory=list)  # data sets to label; empty: all in the file
     per_dataset: int = 0  # questions of each data set to label, drawn by data.seed; 0: all
     subset: str = "balanced"  # balanced | by_dataset (balanced in each data set) | mixture | all
@@ -129,8 +131,8 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.85
     temperature: float = 1.0
     top_p: float = 1.0
-    max_new_tokens: int = 48
-    request_timeout_s: float = 300.0
+    max_new_tokens: int = 2048
+    request_timeout_s: float = 1800.0  # of one request, which may hold a whole batch
     retries: int = 3
     log_stats: bool = True  # vLLM's statistics in its log and at /metrics; a fifth of the HTTP process's work
     check_every_refit: bool = False  # compare log-probs with the trainer's after every refit, not only after the first
@@ -160,8 +162,8 @@ class RewardConfig:
 class GrpoConfig:
     """The method. Formulas are in grpo/advantages.py and grpo/loss.py."""
 
-    steps: int = 40
-    questions_per_step: int = 32
+    steps: int = 75  # at 256 questions a step one pass over AlphaMed19K
+    questions_per_step: int = 256
     samples_per_question: int = 8  # group size
     advantage: str = "group_std"  # group_std | group_std_population | group_mean | leave_one_out
     advantage_eps: float = 1e-6
@@ -207,7 +209,7 @@ class EvaluateConfig:
     samples: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
-    max_new_tokens: int = 48
+    max_new_tokens: int = 0  # 0: as rollout.max_new_tokens
     responses: str = ""  # score saved responses instead of asking a model
     force_prefix: str = ""  # text put at the start of every response, for the forced-reasoning row
     against: list[str] = field(default_factory=list)  # earlier results (eval/*.json) for a paired comparison

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from alphamed_nemo.config import DataConfig
+from alphamed_nemo.data.chat import is_instruct, literal_pieces, turn_frame
 from alphamed_nemo.data.question import Question
 
 if TYPE_CHECKING:
@@ -52,6 +53,36 @@ def format_prompt(question: Question, template: str) -> str:
     return TEMPLATES[template](question)
 
 
+def uses_chat_template(tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig) -> bool:
+    """`data.chat_template`, or where that is null, whether the tokenizer is an instruct model's.
+
+    Raises:
+        ValueError: a chat template is asked for and the tokenizer has none.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):  # several by name
+        template = template.get("default")
+    if data_cfg.chat_template is None:
+        return is_instruct(template, tokenizer.eos_token)
+    if data_cfg.chat_template and not template:
+        raise ValueError(
+            "data.chat_template=true, but the tokenizer has no chat template; set data.chat_template=false "
+            "or take an instruct model"
+        )
+    return data_cfg.chat_template
+
+
+def sent_prompt(question: Question, tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig) -> str:
+    """The whole text that the model reads, chat template included: for cards, samples and reports.
+
+    Raises:
+        ValueError: the template is unknown, or a chat template is asked for and the tokenizer has none.
+    """
+    chat = uses_chat_template(tokenizer, data_cfg)
+    before, after = turn_frame(tokenizer, data_cfg.template_date) if chat else ("", "")
+    return f"{before}{format_prompt(question, data_cfg.prompt)}{after}"
+
+
 def encode_prompt(
     question: Question, tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig, response_prefix: str = ""
 ) -> list[int]:
@@ -64,6 +95,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Token ids of each prompt, with the tokenizer's own beginning-of-sequence token.
 
+    A question's text stays text, whatever it holds: no part of it becomes a special token.
+
     Args:
         questions: what to ask.
         tokenizer: the model's tokenizer.
@@ -73,18 +106,22 @@ def encode_prompts(
     Raises:
         ValueError: the template is unknown, or a chat template is asked for and the tokenizer has none.
     """
-    texts = [format_prompt(question, data_cfg.prompt) for question in questions]
-    if not texts:
-        return []
-    if data_cfg.chat_template:
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(
-                "data.chat_template=true, but the tokenizer has no chat template; set data.chat_template=false "
-                "or take an instruct model"
-            )
-        turns = [[{"role": "user", "content": text}] for text in texts]
-        texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    chat = uses_chat_template(tokenizer, data_cfg)
+    before, after = turn_frame(tokenizer, data_cfg.template_date) if chat else ("", "")
+    heads, tails = [], []  # the first piece of each prompt, and the further ones of all of them
+    counts = []
+    for question in questions:
+        first, *further = literal_pieces(format_prompt(question, data_cfg.prompt), tokenizer)
+        pieces = [before + first, *further]
+        pieces[-1] += after
+        heads.append(pieces[0])
+        tails += pieces[1:]
+        counts.append(len(further))
     # A chat template writes its own beginning-of-sequence token; adding another would change what the model sees.
-    prompts = tokenizer(texts, add_special_tokens=not data_cfg.chat_template)["input_ids"]
+    prompts = tokenizer(heads, add_special_tokens=not chat)["input_ids"] if heads else []
+    rest = iter(tokenizer(tails, add_special_tokens=False)["input_ids"] if tails else [])
     prefix = tokenizer.encode(response_prefix, add_special_tokens=False) if response_prefix else []
-    return [[*ids, *prefix] for ids in prompts]
+    return [
+        [*ids, *(token for _ in range(count) for token in next(rest)), *prefix]
+        for ids, count in zip(prompts, counts, strict=True)
+    ]

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.launch.derived import fill_derived
 from alphamed_nemo.launch.local import ComponentError, Stopped
 from alphamed_nemo.launch.settings import known_keys, to_config, unknown_key
 from alphamed_nemo.launch.values import check_values
 from alphamed_nemo.rewards.types import RewardError
 from alphamed_nemo.rollout.connection import RolloutError
-from alphamed_nemo.run_folder import fill_paths
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 USER_ERROR, FAILED = 2, 1
@@ -108,7 +108,7 @@ def guarded(main: Callable[[Config], None], composed) -> None:
         values.pop("hydra", None)
         cfg = to_config(values)
         check_values(cfg)
-        main(fill_paths(cfg))
+        main(fill_derived(cfg))
     except ValueError as error:
         fail(str(error), USER_ERROR, error)
     except (ComponentError, RolloutError, RewardError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 from typing import Any
 
 from alphamed_nemo.config import Config
@@ -43,7 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "run.component_timeout_s": (1, math.inf),
     "run.server_restarts": (0, math.inf),
     "run.hang_timeout_s": (1, math.inf),
-    "model.max_length": (2, math.inf),
+    "model.max_length": (0, math.inf),
     "parallel.tensor": (1, math.inf),
     "parallel.pipeline": (1, math.inf),
     "parallel.data": (1, math.inf),
@@ -58,10 +59,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "optim.clip_grad": (0, math.inf),
     "data.train_questions": (1, math.inf),
     "data.heldout_questions": (1, math.inf),
+    "data.max_prompt_tokens": (1, math.inf),
     "label.samples": (1, math.inf),
     "label.temperature": (0, math.inf),
     "label.top_p": (0.001, 1),
-    "label.max_new_tokens": (1, math.inf),
+    "label.max_new_tokens": (0, math.inf),
     "label.per_dataset": (0, math.inf),
     "label.per_level": (0, math.inf),
     "label.up_to": (0, math.inf),
@@ -103,7 +105,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluate.samples": (1, math.inf),
     "evaluate.temperature": (0, math.inf),
     "evaluate.top_p": (0.001, 1),
-    "evaluate.max_new_tokens": (1, math.inf),
+    "evaluate.max_new_tokens": (0, math.inf),
     "export.max_logit_difference": (0, math.inf),
     "export.shard_gb": (0.001, math.inf),
 }
@@ -125,6 +127,12 @@ def check_values(cfg: Config) -> None:
         if not low <= value <= high:
             expected = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
             raise ValueError(f"{key}: found {value}, expected {expected}")
+    try:
+        date.fromisoformat(cfg.data.template_date)
+    except ValueError as error:
+        raise ValueError(
+            f"data.template_date: found {cfg.data.template_date!r}, expected a date such as 2024-07-26"
+        ) from error
     if not cfg.run.name or cfg.run.name in (".", "..") or "/" in cfg.run.name:
         raise ValueError(f"run.name: found {cfg.run.name!r}, expected the name of a folder inside run.dir")
 

@@ -52,7 +52,7 @@ class RolloutClient:
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = 2048,
         seed: int | Sequence[int] | None = None,
     ) -> list[list[Rollout]]:
         """`n` rollouts of each prompt, in the order of the prompts. See `stream` for the arguments and errors."""
@@ -67,7 +67,7 @@ class RolloutClient:
         n: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = 2048,
         seed: int | Sequence[int] | None = None,
     ) -> Iterator[tuple[int, list[Rollout]]]:
         """Yield (index of the prompt, its `n` rollouts) as each group is finished.

@@ -50,6 +50,7 @@ def settings(folder: Path, name: str, steps: int) -> Config:
     cfg.run.dir, cfg.run.name, cfg.run.loggers = str(folder), name, []
     cfg.run.server_restarts, cfg.run.hang_timeout_s = 10_000, 5.0
     cfg.model.path, cfg.model.max_length = str(BASE), 192
+    cfg.rollout.max_new_tokens = 48
     cfg.data.prompt = "tiny"
     cfg.parallel = ParallelConfig(tensor=2, pipeline=2)
     cfg.optim.lr = 3e-5  # slow, so that there is something to learn, and to lose, to the last step

@@ -38,6 +38,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
     cfg.run.dir = str(folder)
     cfg.run.loggers = []
     cfg.model.path, cfg.model.max_length = str(BASE), 192
+    cfg.rollout.max_new_tokens = 48
     cfg.data.prompt = "tiny"
     cfg.parallel = ParallelConfig(tensor=2, pipeline=2)
     cfg.optim.lr = 3e-4

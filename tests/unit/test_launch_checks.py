@@ -44,7 +44,7 @@ def cfg(tmp_path: Path) -> Config:
     (model / "model.safetensors").write_bytes(b"weights")
     write_questions([QUESTION], tmp_path / "train.jsonl")
     cfg = Config()
-    cfg.model.path, cfg.model.max_length = str(model), 192
+    cfg.model.path, cfg.model.max_length, cfg.rollout.max_new_tokens = str(model), 192, 48
     cfg.grpo.questions = str(tmp_path / "train.jsonl")
     cfg.data.prompt, cfg.run.dir = "tiny", str(tmp_path / "runs")
     return cfg
