@@ -16,25 +16,35 @@ class RunRecord:
 
     Args:
         folder: the run folder.
+        decode: token ids to text, special tokens included, so that samples show each prompt as it was sent.
         samples_kept: responses a step that go into the samples file, whole groups first to last.
         devices: ranks plus rollout devices, for throughput per device.
         loggers: each gets (metrics, step).
     """
 
-    def __init__(self, folder: RunFolder, samples_kept: int, devices: int, loggers: list[Logger]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        decode: Callable[[list[int]], str],
+        samples_kept: int,
+        devices: int,
+        loggers: list[Logger],
+    ) -> None:
         self.path = folder.metrics
         self.samples = folder.samples
         self.samples.mkdir(parents=True, exist_ok=True)
+        self.decode = decode
         self.samples_kept = samples_kept
         self.devices = devices
         self.loggers = loggers
 
     def write(self, step: int, metrics: dict[str, float], timing: dict[str, float], collected: Collected) -> None:
         tokens = sum(len(r.response_ids) for group in collected.groups for r in group.rollouts)
-        trained = sum(len(r.prompt_ids) + len(r.response_ids) for group in collected.groups for r in group.rollouts)
         row = {"step": step, **metrics, **{f"timing/{name}": value for name, value in timing.items()}}
         row["throughput/generated_tokens_per_s"] = tokens / max(timing["generation"], 1e-9) / self.devices
-        row["throughput/trained_tokens_per_s"] = trained / max(timing["training"], 1e-9) / self.devices
+        row["throughput/trained_tokens_per_s"] = (
+            metrics["processed_tokens"] / max(timing["training"], 1e-9) / self.devices
+        )
         self._write_samples(step, collected)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -52,20 +62,25 @@ class RunRecord:
         temporary.replace(self.path)
 
     def _write_samples(self, step: int, collected: Collected) -> None:
-        rows = [
-            {
-                "question_id": group.question.id,
-                "prompt": group.question.stem,
-                "options": list(group.question.options),
-                "answer": group.question.answer,
-                "response": rollout.text,
-                "extracted": score.answer,
-                "reward": score.reward,
-                "truncated": rollout.truncated,
-                "length": len(rollout.response_ids),
-            }
-            for group in collected.groups
-            for rollout, score in zip(group.rollouts, group.scores, strict=True)
-        ]
+        rows: list[dict] = []
+        for group in collected.groups:
+            if len(rows) >= self.samples_kept:
+                break
+            prompt = self.decode(group.rollouts[0].prompt_ids)
+            rows += [
+                {
+                    "question_id": group.question.id,
+                    "question": group.question.stem,
+                    "prompt": prompt,
+                    "options": list(group.question.options),
+                    "answer": group.question.answer,
+                    "response": rollout.text,
+                    "extracted": score.answer,
+                    "reward": score.reward,
+                    "truncated": rollout.truncated,
+                    "length": len(rollout.response_ids),
+                }
+                for rollout, score in zip(group.rollouts, group.scores, strict=True)
+            ]
         path = self.samples / f"step_{step}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows[: self.samples_kept]))

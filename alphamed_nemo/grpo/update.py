@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from statistics import fmean
 
-from alphamed_nemo.config import Config
+from alphamed_nemo.config import Config, GrpoConfig
 from alphamed_nemo.grpo.aggregation import BatchTotals
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.loss import make_loss, needs_old_logprobs
@@ -37,11 +37,13 @@ class Updater:
             timing: gets `old_logprobs` (the reference's included) and `training`, in seconds.
 
         Returns:
-            The metrics of the update, equal on all ranks; means over tokens across all mini-batches.
+            The metrics of the update, equal on all ranks. Means over tokens, across all mini-batches, are over those
+            trained on (`trained_on`).
         """
         grpo, temperature = self.cfg.grpo, self.cfg.rollout.temperature
         parts = split(groups, grpo.updates_per_batch)
-        minibatches = [self._pack(part) for part in parts]
+        trained = [trained_on(part, grpo) for part in parts]
+        minibatches = [self._pack(sequences) for sequences in trained]
         started = time.perf_counter()
         if needs_old_logprobs(grpo):
             for batches in minibatches:
@@ -56,20 +58,21 @@ class Updater:
         started = time.perf_counter()
         steps: list[StepStats] = []
         for _ in range(grpo.epochs):
-            for part, batches in zip(parts, minibatches, strict=True):
-                totals = BatchTotals.of(sequences_of(part))
+            for part, sequences, batches in zip(parts, trained, minibatches, strict=True):
+                totals = BatchTotals.of(sequences_of(part) or sequences)
                 steps.append(self.policy.train_step(batches, make_loss(grpo, totals), temperature))
         timing["training"] = time.perf_counter() - started
         return {
             "loss": fmean(stats.loss for stats in steps),
             "grad_norm": fmean(stats.grad_norm for stats in steps),
             "lr": steps[-1].lr,
+            "processed_tokens": float(sum(len(sequence) for sequences in trained for sequence in sequences)),
         } | finish_metrics(add_sums(stats.metrics for stats in steps))
 
-    def _pack(self, groups: list[Group]) -> list[PackedBatch]:
+    def _pack(self, sequences: list[TrainSequence]) -> list[PackedBatch]:
         """This data-parallel rank's micro-batches; each rank has equally many."""
         return pack(
-            sequences_of(groups),
+            sequences,
             self.cfg.grpo.tokens_per_microbatch,
             data_rank=self.policy.data_rank,
             data_size=self.cfg.parallel.data,
@@ -78,7 +81,25 @@ class Updater:
 
 
 def sequences_of(groups: list[Group]) -> list[TrainSequence]:
+    """Every response that counts in the loss."""
     return [sequence for group in groups for sequence in group.sequences()]
+
+
+def trained_on(groups: list[Group], cfg: GrpoConfig) -> list[TrainSequence]:
+    """The responses that a forward and a backward pass are spent on, in order.
+
+    A response with advantage 0 (all of its group are right, or all wrong) has no gradient, so it is left out unless a KL
+    or an entropy term gives it one; the loss is still divided by the counts of the whole mini-batch. Where nothing is
+    left, the shortest response goes with advantage 0: the optimizer's momentum and schedule move on as they would.
+    """
+    if cfg.kl_coef or cfg.entropy_coef:
+        kept = sequences_of(groups)
+    else:
+        kept = [sequence for sequence in sequences_of(groups) if sequence.advantage]
+    if kept:
+        return kept
+    every = [TrainSequence(r.prompt_ids, r.response_ids, 0.0, r.logprobs) for group in groups for r in group.rollouts]
+    return [min(every, key=len)]
 
 
 def split(groups: list[Group], parts: int) -> list[list[Group]]:

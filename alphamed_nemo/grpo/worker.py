@@ -54,7 +54,8 @@ def make_driver(cfg: Config, policy: MegatronPolicy) -> Driver:
     )
     transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
     devices = cfg.parallel.world_size + (0 if cfg.rollout.transfer == "ipc" else cfg.rollout.world_size)
-    return Driver(collector, transfer, RunRecord(RunFolder.of(cfg), cfg.grpo.samples_kept, devices, make_loggers(cfg)))
+    folder, kept = RunFolder.of(cfg), cfg.grpo.samples_kept
+    return Driver(collector, transfer, RunRecord(folder, policy.tokenizer.decode, kept, devices, make_loggers(cfg)))
 
 
 def make_loggers(cfg: Config) -> list[Logger]:

@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from alphamed_nemo.report.advisories import Watch
 
 
 class Stages:
@@ -63,6 +66,7 @@ class GrpoProgress:
         self.steps = steps
         self.console = console or Console(highlight=False)
         self.shown = 0
+        self.watch = Watch()
         self.bar: StepBar | None = None
 
     def __enter__(self) -> GrpoProgress:
@@ -97,6 +101,8 @@ class GrpoProgress:
             self.console.print(
                 f"step {step:>{len(str(self.steps))}}/{self.steps}  {step_text(metrics)}", soft_wrap=True
             )
+        for advice in self.watch.see(metrics):
+            self.console.print(f"[yellow]warning:[/yellow] step {step}: {escape(advice)}", soft_wrap=True)
 
 
 @contextmanager

@@ -30,7 +30,8 @@ def test_effective_ratios_are_kept_by_level():
 
 
 def record(tmp_path, **settings) -> RunRecord:
-    return RunRecord(RunFolder(tmp_path), **({"samples_kept": 3, "devices": 2, "loggers": []} | settings))
+    settings = {"samples_kept": 3, "devices": 2, "loggers": []} | settings
+    return RunRecord(RunFolder(tmp_path), lambda ids: f"<bos>{ids}", **settings)
 
 
 def rows(path) -> list[dict]:
@@ -38,7 +39,7 @@ def rows(path) -> list[dict]:
 
 
 def test_one_json_line_a_step_with_throughput_per_device(tmp_path):
-    record(tmp_path).write(1, {"loss": 0.5}, TIMING, collected())
+    record(tmp_path).write(1, {"loss": 0.5, "processed_tokens": 20.0}, TIMING, collected())
     (row,) = rows(tmp_path / "metrics.jsonl")
     assert row["step"] == 1 and row["loss"] == 0.5 and row["timing/reward"] == 0.1
     assert row["throughput/generated_tokens_per_s"] == 8 / 2.0 / 2
@@ -46,12 +47,13 @@ def test_one_json_line_a_step_with_throughput_per_device(tmp_path):
 
 
 def test_samples_hold_what_a_reader_needs_and_no_more_than_asked(tmp_path):
-    record(tmp_path).write(1, {}, TIMING, collected())
+    record(tmp_path).write(1, {"processed_tokens": 20.0}, TIMING, collected())
     samples = rows(tmp_path / "samples" / "step_1.jsonl")
     assert len(samples) == 3
     assert samples[0] == {
         "question_id": "q",
-        "prompt": "stem",
+        "question": "stem",
+        "prompt": f"<bos>{collected().groups[0].rollouts[0].prompt_ids}",
         "options": ["one", "two"],
         "answer": "B",
         "response": "text 0",
@@ -65,7 +67,7 @@ def test_samples_hold_what_a_reader_needs_and_no_more_than_asked(tmp_path):
 def test_rewind_drops_later_steps_and_a_torn_line(tmp_path):
     run = record(tmp_path)
     for step in (1, 2, 3):
-        run.write(step, {}, TIMING, collected())
+        run.write(step, {"processed_tokens": 20.0}, TIMING, collected())
     with run.path.open("a") as file:
         file.write('{"step": 4, "lo')
     run.rewind(2)
@@ -75,6 +77,6 @@ def test_rewind_drops_later_steps_and_a_torn_line(tmp_path):
 def test_loggers_get_metrics_and_step(tmp_path):
     seen = []
     record(tmp_path, loggers=[lambda metrics, step: seen.append((step, metrics["loss"]))]).write(
-        7, {"loss": 0.25}, TIMING, collected()
+        7, {"loss": 0.25, "processed_tokens": 20.0}, TIMING, collected()
     )
     assert seen == [(7, 0.25)]

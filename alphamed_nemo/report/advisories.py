@@ -1,0 +1,62 @@
+"""What a person should hear of while a run trains: steps that cost their time and teach nothing, with likely causes.
+
+Each advisory is told once, when it has held for `STEPS` steps in a row, and again only after it has ceased.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+
+STEPS = 3  # one unlucky batch is no news; three in a row are hardly chance, and still early
+MOSTLY = 0.5  # share of responses: where more than half are cut off, most of the batch cannot be right
+
+# What the advisories read; a row without one of them (an older run's) is passed over.
+KEYS = ("reward/mean", "effective_query_ratio", "response_length/clip_ratio", "unparsable_ratio")
+
+
+class Watch:
+    """Sees the rows of metrics.jsonl in order and says what is new."""
+
+    def __init__(self) -> None:
+        self.rows: deque[Mapping[str, float]] = deque(maxlen=STEPS)
+        self.told: set[str] = set()
+
+    def see(self, row: Mapping[str, float]) -> list[str]:
+        """The advisories that hold since this step."""
+        if any(row.get(key) is None for key in KEYS):
+            return []
+        self.rows.append(row)
+        now = dict(advisories(list(self.rows))) if len(self.rows) == STEPS else {}
+        new = [text for name, text in now.items() if name not in self.told]
+        self.told = set(now)
+        return new
+
+
+def advisories(rows: list[Mapping[str, float]]) -> Iterator[tuple[str, str]]:
+    """(name, text) of what holds in each of the rows."""
+    truncated = fmean(row["response_length/clip_ratio"] for row in rows)
+    unread = fmean(row["unparsable_ratio"] for row in rows)
+    span = f"for {len(rows)} steps"
+    if all(row["reward/mean"] == 0 for row in rows):
+        yield (
+            "no reward",
+            f"no response was right {span}, so there is no gradient: {unread:.0%} had no answer that can be read "
+            f"(data.prompt, data.chat_template, reward.protocol) and {truncated:.0%} were cut off "
+            "(rollout.max_new_tokens); else the questions are too hard (label_difficulty, label.up_to)",
+        )
+    elif all(row["effective_query_ratio"] == 0 for row in rows):
+        right = fmean(row["reward/mean"] for row in rows)
+        yield (
+            "no gradient",
+            f"the responses to each question were all right or all wrong {span} ({right:.0%} right), so there is no "
+            "gradient: draw questions of other levels (label.up_to, grpo.questions), raise rollout.temperature or "
+            "grpo.samples_per_question",
+        )
+    if all(row["response_length/clip_ratio"] > MOSTLY for row in rows):
+        yield (
+            "truncated",
+            f"{truncated:.0%} of the responses were cut off {span}: raise rollout.max_new_tokens, or take a prompt "
+            "whose answers are shorter (data.prompt)",
+        )
