@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,20 +47,29 @@ def is_instruct_folder(folder: str | Path) -> bool:
     return is_instruct(template, eos_token["content"] if isinstance(eos_token, dict) else eos_token)
 
 
-def turn_frame(tokenizer: PreTrainedTokenizerBase, template_date: str) -> tuple[str, str]:
-    """What the chat template writes before and after a user's only turn, up to where the response begins.
+def turn_frame(
+    tokenizer: PreTrainedTokenizerBase, template_date: str, shown: Sequence[tuple[str, str]] = ()
+) -> tuple[str, str]:
+    """What the chat template writes before and after a user's turn, up to where the response begins.
 
     Args:
         tokenizer: has a chat template.
         template_date: ISO date that a template writes where it would write today's (`strftime_now`, `date_string`):
             prompts must not change overnight.
+        shown: turns before it, each the user's and the assistant's text.
 
     Raises:
         ValueError: the template does not show the turn as it is.
     """
     day = date.fromisoformat(template_date)
+    turns = [
+        {"role": role, "content": text}
+        for pair in (*shown, (_PLACE, None))
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+        if text is not None
+    ]
     rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _PLACE}],
+        turns,
         tokenize=False,
         add_generation_prompt=True,
         strftime_now=day.strftime,

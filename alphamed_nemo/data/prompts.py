@@ -39,7 +39,48 @@ def _tiny(question: Question) -> str:
     return f"{context}{question.stem}\n{options}"
 
 
-TEMPLATES: dict[str, Callable[[Question], str]] = {"alphamed": _alphamed, "direct": _direct, "tiny": _tiny}
+def _one_of(question: Question) -> str:
+    """Options without letters, in the sentence that asks: small models know an option's text before its letter."""
+    *others, last = question.options
+    context = f"{question.context} " if question.context else ""
+    return f"{context}{question.stem} Choose one of: {', '.join(others)} or {last}."
+
+
+TEMPLATES: dict[str, Callable[[Question], str]] = {
+    "alphamed": _alphamed,
+    "direct": _direct,
+    "tiny": _tiny,
+    "one_of": _one_of,
+    "one_of_shown": _one_of,
+}
+
+# Templates with worked examples: turns of user and assistant before the question, or text before it where no chat
+# template is used. They show the form of an answer, and the row "base, shown how to answer" what that alone is worth.
+EXAMPLES: dict[str, tuple[tuple[Question, str], ...]] = {
+    "one_of_shown": (
+        (
+            Question(
+                "example-1",
+                "examples",
+                "Which gas do the lungs take from the air into the blood?",
+                ("nitrogen", "oxygen", "helium"),
+                "B",
+            ),
+            "The answer is oxygen.",
+        ),
+        (
+            Question(
+                "example-2",
+                "examples",
+                "Did patients who walked in the garden sleep longer?",
+                ("yes", "no"),
+                "A",
+                context="The ward opened a garden. Patients who walked there slept 7 hours, the others 5 hours.",
+            ),
+            "The answer is yes.",
+        ),
+    ),
+}
 
 
 def format_prompt(question: Question, template: str) -> str:
@@ -78,9 +119,16 @@ def sent_prompt(question: Question, tokenizer: PreTrainedTokenizerBase, data_cfg
     Raises:
         ValueError: the template is unknown, or a chat template is asked for and the tokenizer has none.
     """
-    chat = uses_chat_template(tokenizer, data_cfg)
-    before, after = turn_frame(tokenizer, data_cfg.template_date) if chat else ("", "")
+    before, after = prompt_frame(tokenizer, data_cfg)
     return f"{before}{format_prompt(question, data_cfg.prompt)}{after}"
+
+
+def prompt_frame(tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig) -> tuple[str, str]:
+    """What stands before and after a question: worked examples, and the chat template's marks."""
+    shown = [(format_prompt(asked, data_cfg.prompt), answer) for asked, answer in EXAMPLES.get(data_cfg.prompt, ())]
+    if uses_chat_template(tokenizer, data_cfg):
+        return turn_frame(tokenizer, data_cfg.template_date, shown)
+    return "".join(f"{asked}\n{answer}\n\n" for asked, answer in shown), ("\n" if shown else "")
 
 
 def encode_prompt(
@@ -106,8 +154,7 @@ def encode_prompts(
     Raises:
         ValueError: the template is unknown, or a chat template is asked for and the tokenizer has none.
     """
-    chat = uses_chat_template(tokenizer, data_cfg)
-    before, after = turn_frame(tokenizer, data_cfg.template_date) if chat else ("", "")
+    before, after = prompt_frame(tokenizer, data_cfg)
     heads, tails = [], []  # the first piece of each prompt, and the further ones of all of them
     counts = []
     for question in questions:
@@ -117,6 +164,7 @@ def encode_prompts(
         heads.append(pieces[0])
         tails += pieces[1:]
         counts.append(len(further))
+    chat = uses_chat_template(tokenizer, data_cfg)
     # A chat template writes its own beginning-of-sequence token; adding another would change what the model sees.
     prompts = tokenizer(heads, add_special_tokens=not chat)["input_ids"] if heads else []
     rest = iter(tokenizer(tails, add_special_tokens=False)["input_ids"] if tails else [])

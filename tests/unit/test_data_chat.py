@@ -11,7 +11,14 @@ from tokenizers import AddedToken
 
 from alphamed_nemo.config import DataConfig
 from alphamed_nemo.data.chat import is_instruct, is_instruct_folder, literal_pieces
-from alphamed_nemo.data.prompts import encode_prompt, encode_prompts, format_prompt, sent_prompt, uses_chat_template
+from alphamed_nemo.data.prompts import (
+    EXAMPLES,
+    encode_prompt,
+    encode_prompts,
+    format_prompt,
+    sent_prompt,
+    uses_chat_template,
+)
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.tokenizer import build_tokenizer
 
@@ -127,3 +134,21 @@ def test_a_template_without_the_users_turn_is_refused(tokenizer):
     tokenizer.chat_template = "{{ bos_token }}"
     with pytest.raises(ValueError, match="data.chat_template: .* 0 times"):
         encode_prompt(question("What?"), tokenizer, ON)
+
+
+def test_worked_examples_are_turns_before_the_question_or_text_before_it(tokenizer):
+    asked = question("Is it warm?")
+    (first, answer), (second, other) = (
+        (format_prompt(example, "one_of_shown"), answer) for example, answer in EXAMPLES["one_of_shown"]
+    )
+    texts = [first, answer, second, other, "Is it warm? Choose one of: yes or no."]
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert sent_prompt(asked, tokenizer, DataConfig(prompt="one_of_shown", chat_template=True)) == rendered
+    plain = sent_prompt(asked, tokenizer, DataConfig(prompt="one_of_shown", chat_template=False))
+    assert plain == f"{first}\n{answer}\n\n{second}\n{other}\n\nIs it warm? Choose one of: yes or no.\n"
+
+
+def test_options_are_named_in_the_sentence_that_asks():
+    asked = Question("q", "own", "Which?", ("one", "two", "three"), "A", context="A text.")
+    assert format_prompt(asked, "one_of") == "A text. Which? Choose one of: one, two or three."
