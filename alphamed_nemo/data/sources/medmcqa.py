@@ -53,7 +53,7 @@ class MedMCQA(Loader):
 
 def cop_value(row: dict) -> int | None:
     """`cop` as a number; None where the answer is withheld. Raises: Unusable."""
-    value = text(row.get("cop"))
+    value = text(row.get("cop"), "cop")
     if not value:
         return None
     try:
@@ -62,7 +62,7 @@ def cop_value(row: dict) -> int | None:
         raise Unusable("answer not among the options", f"cop {value!r}") from None
     if number == WITHHELD:
         return None
-    if number != int(number):
+    if not number.is_integer():
         raise Unusable("answer not among the options", f"cop {value!r}")
     return int(number)
 
