@@ -79,7 +79,9 @@ def key_of(given: object, options: Options, answer_text: object = None, habit: H
         raise Unusable("answer not among the options", f"found {shown!r}, {accepted}")
     if len(set(found)) > 1:
         means = " or ".join(sorted(set(found)))
-        raise Unusable("ambiguous answer", f"found {shown!r}, which may mean {means}; add answer_text, or write {means}")
+        raise Unusable(
+            "ambiguous answer", f"found {shown!r}, which may mean {means}; write the letter, or add answer_text"
+        )
     return found[0]
 
 
@@ -113,7 +115,9 @@ def _readings(shown: str, options: Options, habit: Habit) -> list[str]:
     if number is not None and (by_text or options.base is not None or not _numeric(texts)):
         base = options.base if options.base is not None else habit.base
         if base is None and habit.mixed:
-            raise Unusable("ambiguous answer", f"found {shown!r}, and the file counts from 0 in one row, from 1 in another")
+            raise Unusable(
+                "ambiguous answer", f"found {shown!r}, and the file counts from 0 in one row, from 1 in another"
+            )
         counted = [number - start for start in (0, 1) if base in (None, start)]
         found += [LETTERS[place] for place in counted if 0 <= place < len(texts)]
     labelled = LABELLED.fullmatch(shown)

@@ -101,12 +101,18 @@ def options_of(value: object) -> Options:
     columns of its longest one.
 
     Raises:
-        Unusable: no options, another form, or letters that are not A, B, C, … once each.
+        Unusable: another form, letters that are not A, B, C, … once each, or not 2 to 26 options.
     """
-    if isinstance(value, str):
-        value = _parsed(value)
+    options = _options(_parsed(value) if isinstance(value, str) else value)
+    if not 2 <= len(options.texts) <= len(LETTERS):
+        found = len(options.texts) or "none given"
+        raise Unusable("number of options", f"{found}, expected 2 to {len(LETTERS)}")
+    return options
+
+
+def _options(value: object) -> Options:
     if value is None or value != value:
-        raise Unusable("number of options", "none given")
+        return Options(())
     if isinstance(value, Mapping):
         return _ordered(_columns(value) or list(value.items()))
     if not isinstance(value, (list, tuple)):

@@ -97,7 +97,6 @@ class Index:
                 return _removal(item, NEAR, candidates[number], scores[number])
         return None
 
-
     def alike(self, item: Comparable, signature: MinHash) -> Iterator[int]:
         """Numbers of all members that match by rules 1 to 3, whatever their answer."""
         share = self.settings.contained_share

@@ -64,7 +64,9 @@ def hold_out(name: str, questions: Sequence[Question], wanted: float, seed: int,
             "cannot be on both sides: raise heldout, or take near-duplicates out of the file"
         )
     if len(drawn) < count:
-        log.warning("%s: held out %d rather than %d; larger groups of like questions stay whole", name, len(drawn), count)
+        log.warning(
+            "%s: held out %d rather than %d; larger groups of like questions stay whole", name, len(drawn), count
+        )
     return Holdout(name, [question for question in questions if question.id in drawn], count, used)
 
 
@@ -76,6 +78,6 @@ def check_disjoint(train: Sequence[Question], holdouts: Sequence[Holdout], setti
         first = overlap[0]
         raise ValueError(
             f"sources.train: {len(overlap)} training questions match held-out ones; first: {first.id} of "
-            f"{first.dataset} and {first.match} of {first.match_dataset} ({first.rule}). Set sources.decontaminate=true, "
-            "which removes them from training"
+            f"{first.dataset} and {first.match} of {first.match_dataset} ({first.rule}). Set "
+            "sources.decontaminate=true, which removes them from training"
         )

@@ -1,4 +1,4 @@
-"""The medical bank: real medical questions, written for this project and shipped with it (`data.source=medical_bank`)."""
+"""The medical bank: medical questions written for this project and shipped with it (`data.source=medical_bank`)."""
 
 from __future__ import annotations
 

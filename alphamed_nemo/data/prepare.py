@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SetReport:
-    """What became of one set. For training sets rows = outside + set aside + duplicates + leaks + heldout + questions."""
+    """What became of one set. Training sets: rows = outside + set aside + duplicates + leaks + heldout + questions."""
 
     name: str
     role: str  # train | evaluation
@@ -119,7 +119,9 @@ def _check_heldout(cfg: SourcesConfig, group: str, name: str, source: SourceConf
     if value and group == "evaluation":
         raise ValueError(f"{key}: an evaluation set is held out whole; leave it out, or move {name} to sources.train")
     if value and name in cfg.evaluation:
-        raise ValueError(f"{key}: sources.evaluation has a {name} too; give one of the two another name, or drop heldout")
+        raise ValueError(
+            f"{key}: sources.evaluation has a {name} too; give one of the two another name, or drop heldout"
+        )
 
 
 def _clean(

@@ -54,7 +54,9 @@ class Question:
         if self.answer not in self.letters:
             raise ValueError(f"question {self.id}: answer {self.answer!r} is not one of {', '.join(self.letters)}")
         if same_text(self.answer_text) in repeated_texts(self.options):
-            raise ValueError(f"question {self.id}: duplicate options: {self.answer_text!r}, the correct one, occurs twice")
+            raise ValueError(
+                f"question {self.id}: duplicate options: {self.answer_text!r}, the correct one, occurs twice"
+            )
 
     @property
     def letters(self) -> tuple[str, ...]:

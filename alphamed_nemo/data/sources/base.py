@@ -143,13 +143,16 @@ def _check_for_training(question: Question) -> None:
 
 def _check(loaded: Loaded, max_unusable_share: float) -> None:
     if loaded.set_aside:
-        log.warning("%s: set aside %d of %d rows: %s", loaded.name, len(loaded.set_aside), loaded.rows, loaded.reasons)
-    if len(loaded.set_aside) > max_unusable_share * loaded.rows:
-        first = loaded.set_aside[0]
-        raise ValueError(
-            f"data set {loaded.name}: {len(loaded.set_aside)} of {loaded.rows} rows of {loaded.origin} are unusable "
-            f"({loaded.reasons}), more than max_unusable_share={max_unusable_share}; first: {first.place}: {first.reason}"
-            f"{f' ({first.detail})' if first.detail else ''}. A test split without answers, or another data set's schema?"
+        first, count = loaded.set_aside[0], len(loaded.set_aside)
+        found = f"{first.place}: {first.reason}{f' ({first.detail})' if first.detail else ''}"
+        if count > max_unusable_share * loaded.rows:
+            raise ValueError(
+                f"data set {loaded.name}: {count} of {loaded.rows} rows of {loaded.origin} are unusable "
+                f"({loaded.reasons}), more than max_unusable_share={max_unusable_share}; first: {found}. A test split "
+                "without answers, or another data set's schema?"
+            )
+        log.warning(
+            "%s: set aside %d of %d rows: %s; first: %s", loaded.name, count, loaded.rows, loaded.reasons, found
         )
     if not loaded.questions:
         raise ValueError(f"data set {loaded.name}: no row of {loaded.origin} is of the categories asked for")

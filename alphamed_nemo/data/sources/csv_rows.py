@@ -1,4 +1,4 @@
-"""Rows of a CSV file as spreadsheets and table tools write it: `,`, `;`, tab or `|` between cells, cells of any length."""
+"""Rows of a CSV file as spreadsheets and table tools write it: `,`, `;`, tab or `|` between cells of any length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMED = "sep="  # Excel's first line where the delimiter is not the country's
 
 
 def read_csv(file: Path) -> tuple[list[dict], list[int]]:
-    """Rows by column name, and the line that each begins on, from 1. A row shorter than the header has None for the rest.
+    """Rows by column name, and the line that each begins on, from 1. A row shorter than the header ends in None.
 
     Raises:
         ValueError: bad quoting, a column name twice, or a row with more cells than the header; names file and line.

@@ -21,7 +21,7 @@ def read_json(file: Path) -> tuple[list[dict], list[str]]:
         try:
             value = parse_json(text)
         except ValueError as error:
-            if len(lines) == 1 or file.suffix.lower() == ".json":
+            if file.suffix.lower() == ".json":
                 raise ValueError(f"{file}: neither JSON lines nor one JSON value ({error})") from error
         else:
             return _of_whole(file, value)
@@ -43,8 +43,8 @@ def _of_whole(file: Path, value: object) -> tuple[list[dict], list[str]]:
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value, [f"entry {number}" for number in range(1, len(value) + 1)]
     raise ValueError(
-        f"{file}: found {type(value).__name__}, expected JSON objects: one a line, a list of them, or an object of them "
-        "by id"
+        f"{file}: found {type(value).__name__}, expected JSON objects: one a line, a list of them, or an object of "
+        "them by id"
     )
 
 
