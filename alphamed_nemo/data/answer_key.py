@@ -161,7 +161,8 @@ def _numeric(texts: Sequence[str]) -> bool:
 def _letters_with(wanted: str, texts: Sequence[str]) -> list[str]:
     """Letters of the options with this text; without regard to case where none has it exactly."""
     for form in (same_text, lambda shown: same_text(shown).casefold()):
-        letters = [letter for letter, shown in zip(LETTERS, texts, strict=False) if form(shown) == form(wanted)]
+        named = form(wanted)
+        letters = [letter for letter, shown in zip(LETTERS, texts, strict=False) if form(shown) == named]
         if letters:
             return letters
     return []
