@@ -107,10 +107,10 @@ def letter_of(answer_text: object, options: Sequence[str]) -> str:
 def _readings(shown: str, options: Options, habit: Habit) -> list[str]:
     """The letters that an answer may mean; more than one where it is ambiguous."""
     texts = options.texts
-    by_letter, by_text = _by_letter(shown, texts), _by_text(shown, texts)
+    by_letter, by_text = _by_letter(shown, texts), _letters_with(shown, texts)
     if by_letter and shown == by_letter and not habit.by_text:
         return [by_letter]  # a capital letter, the documented form, even where an option's text is that letter
-    found = [letter for letter in (by_letter, by_text) if letter]
+    found = [letter for letter in (by_letter, *by_text) if letter]
     number = _number(shown)
     if number is not None and (by_text or options.base is not None or not _numeric(texts)):
         base = options.base if options.base is not None else habit.base

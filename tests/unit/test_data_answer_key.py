@@ -34,6 +34,7 @@ def test_case_that_tells_options_apart_is_kept(given: str, key: str) -> None:
         ("1", METALS, "ambiguous answer: found '1', which may mean A or B; write the letter"),
         (1, METALS, "ambiguous answer"),
         ("b", Options(("B", "A")), "ambiguous answer"),
+        ("Iron", Options(("Iron", "Zinc", "Iron")), "ambiguous answer: found 'Iron', which may mean A or C"),
         ("A. Zinc", METALS, "letter and text of the answer disagree"),
         (True, Options(("yes", "no")), "unreadable answer: found true"),
         ({"letter": "A"}, METALS, "unreadable answer"),
