@@ -6,6 +6,7 @@ config into `Config` and refuses unknown keys; `alphamed_nemo.launch.checks` ref
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ class RunConfig:
     """Where a run lives. Everything it writes is under `dir/name`."""
 
     name: str = "run"
-    dir: str = "runs"
+    dir: str = field(default_factory=lambda: os.environ.get("ALPHAMED_RUNS") or "runs")  # as the jobs of slurm/ have it
     seed: int = 1
     resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
     component_timeout_s: float = 1800.0  # longest wait for a component to come up; 140 GB from a shared disk take long
@@ -81,16 +82,16 @@ class OptimConfig:
 class DataConfig:
     """Questions in, prompts out."""
 
-    source: str = "clinic"  # clinic (the embedded bank) or sources (the data sets of the group `sources`)
+    source: str = "clinic"  # clinic (invented) | medical_bank (shipped) | sources (the data sets of group `sources`)
     train: str = ""  # question file; empty: <run>/data/train.jsonl
     heldout: str = ""  # question file; empty: <run>/data/heldout.jsonl
     prompt: str = "alphamed"  # prompt template, see data/prompts.py
     chat_template: bool | None = None  # wrap the prompt in the chat template; null: that of an instruct model
     template_date: str = "2024-07-26"  # what a chat template that writes today's date writes instead
     max_prompt_tokens: int = 1024  # room for a prompt in model.max_length
-    train_questions: int = 1200  # of the embedded bank
-    heldout_questions: int = 400
-    seed: int = 1
+    train_questions: int = 1200  # of the clinic
+    heldout_questions: int = 400  # of the clinic
+    seed: int = 1  # which questions are drawn: of the clinic, held out of a source, to label, into a subset
 
 
 @dataclass

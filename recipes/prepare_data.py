@@ -1,8 +1,10 @@
-"""Raw data sets → questions: loads, sets unusable rows aside, removes duplicates and leaks, writes the question files.
+r"""Raw data sets → questions: loads, sets unusable rows aside, removes duplicates and leaks, writes the question files.
 
-python recipes/prepare_data.py                                      the embedded bank
+python recipes/prepare_data.py                                      the invented clinic's questions
+python recipes/prepare_data.py data.source=medical_bank             the medical questions that come with the project
 python recipes/prepare_data.py data.source=sources sources=paper    the paper's data sets, from the hub
-python recipes/prepare_data.py data.source=sources '+sources.train.mine={set: questions, path: mine.jsonl}'
+python recipes/prepare_data.py data.source=sources \
+    '+sources.train.mine={set: questions, path: mine.jsonl, heldout: 0.2}'
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.io import read_questions, write_questions
+from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.data.prepare import prepare
 from alphamed_nemo.launch.recipe import recipe
 
@@ -24,9 +27,10 @@ def prepare_data(cfg: Config) -> None:
     if cfg.data.source == "sources":
         prepare_sources(cfg)
         return
-    if cfg.data.source != "clinic":
-        raise ValueError(f"data.source: found {cfg.data.source!r}, expected clinic or sources")
-    train, heldout = embedded_bank(cfg.data.train_questions, cfg.data.heldout_questions, cfg.data.seed)
+    if cfg.data.source == "medical_bank":
+        train, heldout = medical_bank()
+    else:
+        train, heldout = embedded_bank(cfg.data.train_questions, cfg.data.heldout_questions, cfg.data.seed)
     for questions, path in ((train, cfg.data.train), (heldout, cfg.data.heldout)):
         write_questions(questions, path)
         log.info("%d questions in %s", len(questions), path)
@@ -34,10 +38,15 @@ def prepare_data(cfg: Config) -> None:
 
 def prepare_sources(cfg: Config) -> None:
     out = Path(cfg.sources.out)
-    prepare(cfg.sources, out)
-    write_questions(read_questions(out / "train.parquet"), cfg.data.train)
-    heldout = [question for path in sorted(out.glob("evaluation/*.parquet")) for question in read_questions(path)]
-    write_questions(heldout, cfg.data.heldout)
+    report = prepare(cfg.sources, out, cfg.data.seed)
+    files = {"train": [out / "train.parquet"] if cfg.sources.train else [], "evaluation": []}
+    files["evaluation"] = [out / "evaluation" / f"{item.name}.parquet" for item in report.of_role("evaluation")]
+    for role, path in (("train", cfg.data.train), ("evaluation", cfg.data.heldout)):
+        questions = [question for file in files[role] for question in read_questions(file)]
+        write_questions(questions, path)
+        log.info("%d questions in %s", len(questions), path)
+    if not files["evaluation"]:
+        log.warning("nothing to evaluate on: name a set in sources.evaluation, or give a training set `heldout`")
     log.info("questions, what was set aside or removed, and statistics: %s", out)
 
 

@@ -156,16 +156,16 @@ run_recipe() { # NAME [WORD ...]
     if [[ -z ${SLURM_JOB_ID:-} ]]; then submit "$SCRIPT" "$@"; fi
     describe_job
     import_container
-    on_first_node "$name" "$PYTHON" "recipes/$name.py" ${ALPHAMED_RUNS:+"run.dir=$ALPHAMED_RUNS"} "$@"
+    on_first_node "$name" "$PYTHON" "recipes/$name.py" "$@"
 }
 
 train() { # EXPERIMENT [WORD ...]
-    local experiment=$1 word settings=(${ALPHAMED_RUNS:+"run.dir=$ALPHAMED_RUNS"})
+    local experiment=$1 word
     shift
     export ALPHAMED_ROLLOUT_NODES=${ALPHAMED_ROLLOUT_NODES:-1}
     for word in "$@"; do
         if [[ $word == --dry-run ]]; then
-            dry_run "$SCRIPT" "$experiment" "${settings[@]}" "$@"
+            dry_run "$SCRIPT" "$experiment" "$@"
             return
         fi
         if [[ $word == experiment=* ]]; then experiment=; fi
@@ -173,5 +173,5 @@ train() { # EXPERIMENT [WORD ...]
     if [[ -z ${SLURM_JOB_ID:-} ]]; then submit "$SCRIPT" "$@"; fi
     source slurm/supervise.sh
     describe_job
-    attempt "${settings[@]}" ${experiment:+"experiment=$experiment"} "$@"
+    attempt ${experiment:+"experiment=$experiment"} "$@"
 }

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from datasketch import MinHash
 
+from alphamed_nemo.data.letter_case import fold
 from alphamed_nemo.data.question import Question
 
 BANDS, ROWS = 16, 5  # a pair of Jaccard similarity 0.8 is a candidate with probability 1 − (1 − 0.8^5)^16 = 0.998
@@ -18,9 +20,9 @@ CONTAINED_WORDS = 8
 WORDS = re.compile(r"\w+|(?<=\w)[-+]+(?!\w)|[<>=±≤≥−×÷~°→←↑↓]")
 
 
-def normalise(text: str) -> str:
-    """Words and mathematical signs of a text, in small letters, with one space between them."""
-    return " ".join(WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
+def normalise(text: str, letters: Callable[[str], str] = fold) -> str:
+    """Words and mathematical signs of a text, in small letters but for genotypes, with one space between them."""
+    return " ".join(WORDS.findall(letters(unicodedata.normalize("NFKC", text))))
 
 
 def ngrams(text: str, words: int) -> frozenset[int]:
@@ -48,6 +50,8 @@ class Comparable:
         self.stem = normalise(question.stem)
         self.context = normalise(question.context)
         options = [normalise(option) or option for option in question.options]  # "+" and "−" normalise to nothing
+        if len(set(options)) < len(options):  # AB, Ab, aB and ab: here case tells them apart
+            options = [normalise(option, str) or option for option in question.options]
         self.answer = options[question.letters.index(question.answer)]
         self.options = tuple(sorted(options))
 

@@ -97,6 +97,17 @@ class Index:
                 return _removal(item, NEAR, candidates[number], scores[number])
         return None
 
+    def alike(self, item: Comparable, signature: MinHash) -> Iterator[int]:
+        """Numbers of all members that match by rules 1 to 3, whatever their answer."""
+        share = self.settings.contained_share
+        same = {*self._asked.get(item.asked, ()), *self._answered.get(item.answered, ())}
+        grams = item.near_grams
+        for number in sorted({*same, *self._lsh.query(signature)}):
+            member = self.members[number]
+            near = number in same or jaccard(grams, member.near_grams) >= self.settings.near_jaccard
+            if near and item.same_context(member, share):
+                yield number
+
 
 class ContainmentIndex:
     """The 8-grams of the evaluation questions that are long enough for rule 4."""
@@ -112,18 +123,21 @@ class ContainmentIndex:
             for gram in grams:
                 self._holders[gram].append(number)
 
-    def contained(self, item: Comparable) -> Removal | None:
-        """Best match by rule 4."""
+    def shares(self, item: Comparable) -> dict[int, float]:
+        """Member number → share of the shorter text's 8-grams that both have, for the members that match by rule 4."""
         if item.words < self.settings.contained_min_words:
-            return None
+            return {}
         grams = item.body_grams
         shared = Counter(number for gram in grams for number in self._holders.get(gram, ()))
-        if not shared:
-            return None
         shares = {number: count / min(len(grams), self._sizes[number]) for number, count in shared.items()}
-        best = max(shares, key=lambda number: (shares[number], -number))
-        if shares[best] < self.settings.contained_share:
+        return {number: share for number, share in shares.items() if share >= self.settings.contained_share}
+
+    def contained(self, item: Comparable) -> Removal | None:
+        """Best match by rule 4."""
+        shares = self.shares(item)
+        if not shares:
             return None
+        best = max(shares, key=lambda number: (shares[number], -number))
         return _removal(item, CONTAINED, self.members[best], shares[best])
 
 
@@ -171,6 +185,38 @@ def decontaminate(
         else:
             removed.append(removal)
     return kept, removed
+
+
+def group_alike(questions: Sequence[Question], settings: DedupSettings) -> list[list[Question]]:
+    """Questions in groups such that none matches one of another group by any of the four rules; in their order.
+
+    Matching is not transitive, so two questions of a group may have in common only that both match a third.
+    """
+    index, items = Index(settings), [Comparable(question) for question in questions]
+    links: list[tuple[int, int]] = []
+    for number, item in enumerate(items):
+        signature = item.signature()
+        links += [(number, other) for other in index.alike(item, signature)]
+        index.add(item, signature)
+    long = [number for number, item in enumerate(items) if item.words >= settings.contained_min_words]
+    containing = ContainmentIndex((items[number] for number in long), settings)
+    for number in long:
+        links += [(number, long[other]) for other in containing.shares(items[number])]
+    head = list(range(len(items)))  # each question's group, named by its first question
+
+    def first(number: int) -> int:
+        while head[number] != number:
+            head[number] = head[head[number]]
+            number = head[number]
+        return number
+
+    for one, other in links:
+        low, high = sorted((first(one), first(other)))
+        head[high] = low
+    groups: dict[int, list[Question]] = defaultdict(list)
+    for number, question in enumerate(questions):
+        groups[first(number)].append(question)
+    return list(groups.values())
 
 
 def _conflicts(items: Sequence[Comparable], settings: DedupSettings) -> Iterator[Removal]:

@@ -1,7 +1,8 @@
 """Question files: JSON lines or parquet, by suffix.
 
 A row has the fields of `Question`; only `id`, `stem`, `options` and `answer` are required. In parquet `metadata` is a
-JSON string, because its keys differ from row to row.
+JSON string, because its keys differ from row to row. Files that others wrote may give `options` and `answer` in any
+form that has one meaning (`cells.py`, `answer_key.py`); the rest is refused with file and row.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from alphamed_nemo.data.question import Question
+from alphamed_nemo.data.answer_key import key_of
+from alphamed_nemo.data.cells import Options, Unusable, level_of, metadata_of, options_of, paragraphs_of, text
+from alphamed_nemo.data.question import LETTERS, Question
+from alphamed_nemo.data.text_files import parse_json, read_text
 
 REQUIRED = ("id", "stem", "options", "answer")
 _FIELDS = {field.name for field in fields(Question)}
@@ -74,19 +78,20 @@ def _rows(path: Path) -> list[tuple[int, object]]:
     """(row number from 1, parsed row) of a file."""
     _check_suffix(path)
     if path.suffix == ".parquet":
+        import pyarrow
         import pyarrow.parquet
 
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-        for row in rows:
-            row["metadata"] = json.loads(row.get("metadata") or "{}")
-        return list(enumerate(rows, start=1))
+        try:
+            return list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: not a parquet file ({error})") from error
     parsed = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):  # texts may hold U+2028
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # texts may hold U+2028
         if not line.strip():
             continue
         try:
-            parsed.append((number, json.loads(line)))
-        except json.JSONDecodeError as error:
+            parsed.append((number, parse_json(line)))
+        except ValueError as error:
             raise ValueError(f"{path}, row {number}: not JSON ({error})") from error
     return parsed
 
@@ -97,15 +102,29 @@ def _question(row: object, path: Path, number: int) -> Question:
         raise ValueError(
             f"{path}, row {number}: found {type(row).__name__}, expected an object with {', '.join(REQUIRED)}"
         )
-    missing = [name for name in REQUIRED if row.get(name) is None]
+    missing = [name for name in REQUIRED if row.get(name) is None or row[name] != row[name]]
     unknown = sorted(set(row) - _FIELDS)
     if missing or unknown:
         raise ValueError(
             f"{path}, row {number}: missing {', '.join(missing) or 'nothing'}; "
             f"unknown {', '.join(unknown) or 'nothing'}; the fields are {', '.join(sorted(_FIELDS))}"
         )
-    known = {name: value for name, value in row.items() if value is not None}
     try:
-        return Question(**{"dataset": path.stem, **known, "options": tuple(row["options"])})
-    except (ValueError, TypeError) as error:
+        options = options_of(row["options"])
+        return Question(
+            id=text(row["id"], "id"),
+            dataset=text(row.get("dataset"), "dataset") or path.stem,
+            stem=text(row["stem"], "stem"),
+            options=options.texts,
+            answer=_letter(row["answer"], options),
+            context=paragraphs_of(row.get("context")),
+            level=level_of(row.get("level")),
+            metadata=metadata_of(row.get("metadata")),
+        )
+    except (ValueError, Unusable) as error:
         raise ValueError(f"{path}, row {number}: {error}") from error
+
+
+def _letter(given: object, options: Options) -> str:
+    """A capital letter as it stands, for `Question` to check; anything else that names one option by its letter."""
+    return given if isinstance(given, str) and given and given in LETTERS else key_of(given, options)

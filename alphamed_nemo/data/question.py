@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 LETTERS = string.ascii_uppercase
@@ -16,7 +18,8 @@ class Question:
         id: unique in its data set and stable over runs.
         dataset: name of the data set it came from.
         stem: the question itself, without its options.
-        options: option texts in the order shown; the i-th has the letter `LETTERS[i]`.
+        options: option texts in the order shown; the i-th has the letter `LETTERS[i]`. Two wrong ones may have the
+            same text, as in some published questions; texts that differ by case are different (`BB`, `Bb`, `bb`).
         answer: letter of the correct option.
         context: text shown before the stem (PubMedQA's abstracts); empty for most sets.
         level: difficulty level, 1 (L1, easiest) and up, or None before labelling.
@@ -36,17 +39,24 @@ class Question:
     metadata: dict = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.options, (str, Mapping)):  # tuple() would make options of its characters, or of its keys
+            raise ValueError(f"question {self.id}: options are {type(self.options).__name__}, expected a list of texts")
         object.__setattr__(self, "options", tuple(self.options))
+        for name, value in (("stem", self.stem), ("context", self.context), *(("option", o) for o in self.options)):
+            if not isinstance(value, str):
+                raise ValueError(f"question {self.id}: {name} is {value!r}, expected text")
         if not self.stem.strip():
             raise ValueError(f"question {self.id}: empty stem")
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(f"question {self.id}: {len(self.options)} options, expected 2 to {len(LETTERS)}")
         if any(not option.strip() for option in self.options):
             raise ValueError(f"question {self.id}: empty option")
-        if len({option.strip().casefold() for option in self.options}) < len(self.options):
-            raise ValueError(f"question {self.id}: duplicate options")
         if self.answer not in self.letters:
             raise ValueError(f"question {self.id}: answer {self.answer!r} is not one of {', '.join(self.letters)}")
+        if same_text(self.answer_text) in repeated_texts(self.options):
+            raise ValueError(
+                f"question {self.id}: duplicate options: {self.answer_text!r}, the correct one, occurs twice"
+            )
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -55,3 +65,14 @@ class Question:
     @property
     def answer_text(self) -> str:
         return self.options[self.letters.index(self.answer)]
+
+
+def same_text(option: str) -> str:
+    """An option in the form in which two are the same: with single spaces, and composed characters (Unicode NFC)."""
+    return " ".join(unicodedata.normalize("NFC", option).split())
+
+
+def repeated_texts(options: Sequence[str]) -> set[str]:
+    """What more than one option says, in the form of `same_text`."""
+    texts = [same_text(option) for option in options]
+    return {text for text in texts if texts.count(text) > 1} if len(set(texts)) < len(texts) else set()

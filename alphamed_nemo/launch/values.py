@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.fp8_recipe": ("delayed", "current", "blockwise"),
     "model.fusions": ("rope", "bias_activation", "bias_dropout", "masked_softmax", "gradient_accumulation"),
     "optim.schedule": ("constant", "cosine", "linear"),
+    "data.source": ("clinic", "medical_bank", "sources"),
     "data.prompt": tuple(TEMPLATES),
     "label.subset": SUBSETS,
     "label.fill": FILLS,

@@ -46,7 +46,8 @@ class Choices:
     Attributes:
         letters: the option letters in order.
         texts: normalised option texts, empty where only the letters are known.
-        by_text: normalised text → letter.
+        by_text: normalised text → letter; AMBIGUOUS where two options share it.
+        by_case: the same with case kept, filled only where options share a text; `letter_of` looks in both.
         boxes: `{C}`, `{c}` → letter, the quick look-up for the usual box.
         alone: `C`, `c` → letter.
         words: the options are yes, no and maybe.
@@ -56,17 +57,27 @@ class Choices:
         longest: characters of the longest text.
     """
 
-    __slots__ = ("alone", "heads", "longest_head", "letters", "texts", "by_text", "boxes", "words", "longest")
+    __slots__ = (
+        "alone",
+        "heads",
+        "longest_head",
+        "letters",
+        "texts",
+        "by_text",
+        "by_case",
+        "boxes",
+        "words",
+        "longest",
+    )
 
     def __init__(self, options: Sequence[str]):
         if isinstance(options, str):
-            self.letters, texts = options, ()
+            self.letters, cased = options, ()
         else:
-            self.letters, texts = LETTERS[: len(options)], tuple(normalise(option) for option in options)
-        self.texts = texts
-        self.by_text = {text: letter for text, letter in zip(texts, self.letters, strict=False) if text}
-        for text, letter in list(self.by_text.items()):
-            self.by_text.setdefault(text.strip(AROUND), letter)
+            self.letters, cased = LETTERS[: len(options)], tuple(plain(option) for option in options)
+        self.texts = texts = tuple(text.lower() for text in cased)
+        self.by_text = _letters_by_text(texts, self.letters)
+        self.by_case = _letters_by_text(cased, self.letters) if AMBIGUOUS in self.by_text.values() else {}
         self.alone = {shown: letter for letter in self.letters for shown in (letter, letter.lower())}
         self.boxes = {f"{{{shown}}}": letter for shown, letter in self.alone.items()}
         self.words = bool(texts) and WORDS.issuperset(texts)
@@ -74,8 +85,27 @@ class Choices:
         self.longest_head = max(map(len, self.heads), default=0)
         self.longest = max(map(len, texts), default=0)
 
+    def letter_of(self, shown: str) -> str | None:
+        """The letter of the option with this text, given as `plain` leaves it; case counts only where it has to.
+
+        AMBIGUOUS where two options have it, None where none has.
+        """
+        letter = self.by_text.get(shown.lower())
+        return self.by_case.get(shown, AMBIGUOUS) if letter == AMBIGUOUS else letter
+
     def text_of(self, letter: str) -> str:
         return self.texts[self.letters.index(letter)] if self.texts else ""
+
+
+def _letters_by_text(texts: Sequence[str], letters: str) -> dict[str, str]:
+    """Text → letter, with and without what may stand around it; AMBIGUOUS for a text that two options share."""
+    found: dict[str, str] = {}
+    for shown in (texts, [text.strip(AROUND) for text in texts]):
+        known = set(found)  # an option's whole text comes before another's without its brackets
+        for text, letter in zip(shown, letters, strict=False):
+            if text and text not in known:
+                found[text] = letter if found.get(text, letter) == letter else AMBIGUOUS
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -93,9 +123,14 @@ def choices_of(options: Sequence[str]) -> Choices:
 
 def normalise(text: str) -> str:
     """Lower case, plain quotes and dashes, single spaces; no TeX commands, markup, or punctuation around it."""
+    return plain(text).lower()
+
+
+def plain(text: str) -> str:
+    """What `normalise` makes of a text, with its case kept."""
     if "\\" in text:
         text = _TEX.sub(" ", text)
-    return " ".join(text.translate(_PLAIN).lower().split()).strip(" .,;:!\"'")
+    return " ".join(text.translate(_PLAIN).split()).strip(" .,;:!\"'")
 
 
 def is_letter(text: str) -> bool:
@@ -119,14 +154,15 @@ def read_whole(text: str, choices: Choices, paraphrase: bool = True) -> str | No
         return choices.alone[text]
     if len(text) > MAX_ANSWER_CHARS:
         return None
-    answer = normalise(text)
+    cased = plain(text)
+    answer = cased.lower()
     if not answer:
         return None
     bare = answer.strip(AROUND)
     if answer in choices.by_text and not is_letter(bare):
-        return choices.by_text[answer]
+        return choices.letter_of(cased)
     if bare in choices.by_text and not is_letter(bare):
-        return choices.by_text[bare]
+        return choices.letter_of(cased.strip(AROUND))
     if len(answer) > 1:
         if choices.words:
             word = answer.split(",")[0].split(".")[0].split(":")[0].strip(" \"'()")
@@ -134,11 +170,13 @@ def read_whole(text: str, choices: Choices, paraphrase: bool = True) -> str | No
                 return choices.by_text[word]
     label = _LABEL.match(answer)
     if label is None:
-        return _text_with_letter(answer, choices)
+        return _text_with_letter(cased, choices)
     letter = label["letter"].upper()
     rest = answer[label.end() :]
     if letter not in choices.letters:
         return choices.by_text.get(answer, AMBIGUOUS if not rest else None)
+    if choices.by_case and len(cased) == len(answer) and _is_another(letter, cased[label.end() :], choices):
+        return AMBIGUOUS
     return _check_rest(
         letter,
         label["close"] or label["open"] or rest[:1].strip("abcdefghijklmnopqrstuvwxyz0123456789?"),
@@ -146,6 +184,11 @@ def read_whole(text: str, choices: Choices, paraphrase: bool = True) -> str | No
         choices,
         paraphrase,
     )
+
+
+def _is_another(letter: str, rest: str, choices: Choices) -> bool:
+    """Whether what follows a letter is, by its case, the text of another option than the letter's."""
+    return choices.letter_of(rest.strip(AROUND)) not in (letter, AMBIGUOUS, None)
 
 
 def _check_rest(letter: str, mark: str, rest: str, choices: Choices, paraphrase: bool) -> str | None:
@@ -167,13 +210,16 @@ def _check_rest(letter: str, mark: str, rest: str, choices: Choices, paraphrase:
     return letter
 
 
-def _text_with_letter(answer: str, choices: Choices) -> str | None:
+def _text_with_letter(cased: str, choices: Choices) -> str | None:
     """ "ibuprofen (C)" or "ibuprofen - option C": an option's text followed by its letter."""
+    answer = cased.lower()
     tail = re.search(r"[\s(\[\-:]+(?:option |choice |answer )?\(?([a-z])[)\]]*$", answer[-20:])
     if tail is None:
         return None
-    text = answer[: len(answer) - len(tail.group())].strip(" .,;:()[]-")
-    letter = tail.group(1).upper()
-    if choices.by_text.get(text) == letter:
-        return letter
-    return AMBIGUOUS if text in choices.by_text and letter in choices.letters else None
+    shown = cased[: len(cased) - len(tail.group())].strip(" .,;:()[]-")
+    named, letter = choices.letter_of(shown), tail.group(1).upper()
+    if named is None or letter not in choices.letters:
+        return None
+    # Where two options share the text, the letter tells which is meant.
+    agrees = named == letter or (named == AMBIGUOUS and choices.text_of(letter) == shown.lower())
+    return letter if agrees else AMBIGUOUS

@@ -124,7 +124,8 @@ def read_opening(text: str, choices: Choices) -> str | None:
     if choices.words:
         word = _OPENING_WORD.match(text)
         if word:
-            return choices.by_text.get(word.group(1).lower())
+            letter = choices.by_text.get(word.group(1).lower())
+            return None if letter == AMBIGUOUS else letter
     first = first[:SENTENCE].strip(_BULLET)
     if _UNFINISHED.search(first):
         return None

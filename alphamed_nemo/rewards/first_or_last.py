@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from alphamed_nemo.rewards.choices import Choices
+from alphamed_nemo.rewards.choices import AMBIGUOUS, Choices
 
 _STATED = re.compile(r"answer is\s{0,8}([A-Z])")
 _LETTER = re.compile(r"(?<![A-Za-z0-9])(?!A )([A-Z])(?![A-Za-z0-9])")
@@ -25,8 +25,11 @@ def extract_first_and_last(text: str, choices: Choices) -> tuple[str, str] | Non
         found = [letter for letter in pattern.findall(text) if letter in choices.letters]
         if found:
             return found[0], found[-1]
-    shown = " ".join(text.lower().split())
-    places = [(shown.find(t), shown.rfind(t), letter) for t, letter in choices.by_text.items() if t in shown]
+    cased = " ".join(text.split())
+    shown = cased.lower()
+    known = [(shown, choices.by_text), (cased, choices.by_case)]  # the second where case alone tells options apart
+    places = [(at.find(t), at.rfind(t), letter) for at, letters in known for t, letter in letters.items() if t in at]
+    places = [place for place in places if place[2] != AMBIGUOUS]
     if places:
         return min(places)[2], max(places, key=lambda place: place[1])[2]
     words = set(_WORD.findall(shown))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from alphamed_nemo.rewards import cues
 from alphamed_nemo.rewards.boxed import BOX, box_content
-from alphamed_nemo.rewards.choices import AMBIGUOUS, Choices, is_letter, normalise, read_whole
+from alphamed_nemo.rewards.choices import AMBIGUOUS, Choices, is_letter, plain, read_whole
 from alphamed_nemo.rewards.endings import read_ending, read_opening
 from alphamed_nemo.rewards.reading import Choice, Text, read_choice
 
@@ -244,12 +244,13 @@ def _own_text_before(window: Text, end: int) -> str | None:
     choices = window.choices
     if not choices.longest:
         return None
-    shown = normalise(window.raw[max(0, end - choices.longest - 100) : end].rpartition("\n")[2])
+    cased = plain(window.raw[max(0, end - choices.longest - 100) : end].rpartition("\n")[2])
+    shown = cased.lower()
     fits = [text for text in choices.texts if not is_letter(text) and shown.endswith(text)]
     if not fits:
         return None
     own = max(fits, key=len)
-    return choices.by_text[own] if _BEFORE_OWN.search(shown[: len(shown) - len(own)]) else None
+    return choices.letter_of(cased[-len(own) :]) if _BEFORE_OWN.search(shown[: len(shown) - len(own)]) else None
 
 
 def _guarded(low: str, start: int, would: bool, end: int) -> bool:

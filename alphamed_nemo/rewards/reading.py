@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from alphamed_nemo.rewards import cues
-from alphamed_nemo.rewards.choices import AMBIGUOUS, EPITHET, Choices, is_letter, normalise
+from alphamed_nemo.rewards.choices import AMBIGUOUS, EPITHET, Choices, is_letter, normalise, plain
 
 _PLAIN = str.maketrans("’‘“”：（）＝–—−", "''\"\":()=---")
 _ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ’‘“”：（）＝–—−", "abcdefghijklmnopqrstuvwxyz''\"\":()=---")
@@ -118,6 +118,9 @@ def own_text_at(text: Text, start: int) -> Choice | None:
 def _read_own(text: Text, begin: int, shown: str, own: str) -> Choice | None:
     choices, rest = text.choices, shown[len(own) :]
     letter = choices.by_text[own]
+    shared = letter == AMBIGUOUS
+    if shared:  # unless its case tells which option it is
+        letter = choices.letter_of(plain(text.raw[begin : begin + len(shown) + 60])[: len(own)]) or AMBIGUOUS
     if is_letter(own):
         return None
     end = begin + len(own)
@@ -129,10 +132,13 @@ def _read_own(text: Text, begin: int, shown: str, own: str) -> Choice | None:
     ):
         return None
     joined = re.match(r"\s?(?:,|/|and|or|vs)\s", rest)
-    if joined and any(rest.startswith(t, joined.end()) for t in choices.texts if t and t != own):
+    if joined and any(rest.startswith(t, joined.end()) for t in choices.texts if t and (t != own or shared)):
         return Choice(AMBIGUOUS, end, True)
     shown_letter = re.match(r"\s?[(\[](?:option |choice )?([a-z])[)\]]", rest)
-    if shown_letter and shown_letter.group(1).upper() in choices.letters and shown_letter.group(1).upper() != letter:
+    named = shown_letter.group(1).upper() if shown_letter else ""
+    if letter == AMBIGUOUS and named and named in choices.letters and choices.text_of(named) == own:
+        return Choice(named, end, True)
+    if named and named in choices.letters and named != letter:
         return Choice(AMBIGUOUS, end, True)
     return Choice(letter, end, True)
 

@@ -69,6 +69,35 @@ def test_signs_are_part_of_a_question(first, second):
     assert deduplicate([ask("1", first), ask("2", second, answer="B")], SETTINGS)[1] == []
 
 
+@pytest.mark.parametrize(
+    "first, second", [("BB × bb", "Bb × bb"), ("Bb × bb", "bb × bb"), ("AaBb × aabb", "AABB × aabb"), ("Tt", "tt")]
+)
+def test_crosses_that_differ_by_case_are_different_questions(first, second):
+    """Other keys to the same options would otherwise contradict each other, and both would go."""
+    questions = [
+        ask("1", f"What are the offspring of {first}?"),
+        ask("2", f"What are the offspring of {second}?", answer="B"),
+    ]
+    assert deduplicate(questions, SETTINGS) == (questions, [])
+    assert decontaminate(questions[:1], questions[1:], SETTINGS)[1] == []
+
+
+def test_case_that_tells_options_apart_is_compared():
+    gametes = ("AB", "Ab", "aB", "ab")
+    questions = [ask("1", "Which gamete?", gametes), ask("2", "Which gamete?", gametes, "B")]
+    assert rules(deduplicate(questions, SETTINGS)[1]) == [
+        (id, "same question, different keys", other) for id, other in ("12", "21")
+    ]
+    again = ask("2", "which GAMETE?", gametes[::-1], "D")
+    assert rules(deduplicate([questions[0], again], SETTINGS)[1]) == [("2", "exact", "1")]
+
+
+@pytest.mark.parametrize("word", ["haemoglobin", "type II", "5 mm", "10 cc"])
+def test_capitals_of_style_make_no_other_question(word):
+    pair = [ask("1", f"Which {word}?"), ask("2", f"Which {word}?".upper())]
+    assert rules(deduplicate(pair, SETTINGS)[1]) == [("2", "exact", "1")]
+
+
 def test_different_contexts_make_different_questions():
     questions = [ask(str(i), "What does the abstract show?", context=prose(i, 50)) for i in range(3)]
     assert deduplicate(questions, SETTINGS) == (questions, [])

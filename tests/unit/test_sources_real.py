@@ -36,8 +36,12 @@ def test_medqa_keeps_every_row_and_its_key():
     assert [question.stem for question in loaded.questions] == [row["question"].strip() for row in rows]
 
 
-def test_medmcqa_sets_one_row_with_repeated_options_aside():
+def test_medmcqa_keeps_a_question_with_two_equal_wrong_options_for_evaluation_only():
     assert read("medmcqa", MEDMCQA).reasons == {"duplicate options": 1}
+    loaded = load_source("medmcqa", SourceConfig(path=str(REAL / MEDMCQA)), evaluation=True)
+    assert len(loaded.questions) == 300 and not loaded.set_aside
+    repeated = [question for question in loaded.questions if len(set(question.options)) < 4]
+    assert len(repeated) == 1 and repeated[0].options.count(repeated[0].answer_text) == 1
 
 
 def test_medmcqa_keys_agree_with_the_explanations_that_name_a_letter():

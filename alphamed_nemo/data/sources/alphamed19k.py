@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
+from alphamed_nemo.data.cells import Unusable, text
 from alphamed_nemo.data.question import LETTERS, Question
-from alphamed_nemo.data.sources.base import Loader, Unusable, text
+from alphamed_nemo.data.sources.base import Loader
 from alphamed_nemo.data.sources.rows import HubSet
 
 MARKS = (r"{}\s*:\s", r"{}\.\s", r"{}\)\s", r"\({}\)\s")

@@ -5,33 +5,29 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from alphamed_nemo.data.question import LETTERS, Question
+from alphamed_nemo.data.cells import Unusable, text
+from alphamed_nemo.data.letter_case import same_words
+from alphamed_nemo.data.question import LETTERS, Question, repeated_texts, same_text
 from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.data.sources.rows import HubSet, Rows, read_rows
 
 log = logging.getLogger(__name__)
 
-
-class Unusable(Exception):
-    """A row that no question can be made of. `reason` is counted, `detail` is for reading."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
+DUPLICATE = "duplicate options"
 
 
 @dataclass(frozen=True)
 class SetAside:
-    """A row that was not used. `row` counts from 0 in the source."""
+    """A row that was not used. `row` counts from 0 in the source; `place` is its file and line."""
 
     dataset: str
     row: int
     reason: str
     detail: str
+    place: str = ""
 
 
 @dataclass
@@ -80,20 +76,21 @@ class Loader:
         Raises:
             Unusable: the parts do not make a question.
         """
-        stem, options = text(stem), tuple(text(option) for option in options)
+        stem, options = text(stem, "question"), tuple(text(option, "options") for option in options)
         if not stem:
             raise Unusable("empty stem")
         if not 2 <= len(options) <= len(LETTERS):
             raise Unusable("number of options", f"{len(options)}, expected 2 to {len(LETTERS)}")
         if not all(options):
             raise Unusable("empty option", f"{LETTERS[options.index('')]}")
-        if len({option.casefold() for option in options}) < len(options):
-            raise Unusable("duplicate options", " | ".join(options))
         if not answer:
             raise Unusable("no answer")
         if answer not in LETTERS[: len(options)]:
-            raise Unusable("answer not among the options", answer)
-        key = text(id) or content_hash(stem, context, *options, answer)
+            expected = f"expected a letter from A to {LETTERS[len(options) - 1]}"
+            raise Unusable("answer not among the options", f"found {answer!r}, {expected}")
+        if same_text(options[LETTERS.index(answer)]) in repeated_texts(options):
+            raise Unusable(DUPLICATE, f"the correct one occurs twice: {' | '.join(options)}")
+        key = text(id, "id") or content_hash(stem, context, *options, answer)
         metadata = {name: value for name, value in metadata.items() if value not in (None, "")}
         key = key.removeprefix(f"{self.name}-")  # the project's own files are read back with the ids they have
         return Question(f"{self.name}-{key}", self.name, stem, options, answer, context, metadata=metadata)
@@ -104,7 +101,8 @@ def load(loader: type[Loader], name: str, source: SourceConfig, evaluation: bool
 
     Args:
         name: what its questions are called.
-        evaluation: read the split that the authors evaluate on, where `source.split` does not say.
+        evaluation: read the split that the authors evaluate on, where `source.split` does not say, and keep questions
+            of which two wrong options say the same, so that their number is the published one.
         max_unusable_share: of the rows; more set aside than this is an error.
 
     Raises:
@@ -116,11 +114,16 @@ def load(loader: type[Loader], name: str, source: SourceConfig, evaluation: bool
     seen: set[str] = set()
     for index, row in enumerate(rows.rows):
         try:
+            for column in reader.required:
+                if column not in row:
+                    raise Unusable("missing column", column)
             question = reader.question(row)
             if question is not None and question.id in seen:
                 raise Unusable("repeated id", question.id)
+            if question is not None and not evaluation:
+                _check_for_training(question)
         except Unusable as reason:
-            loaded.set_aside.append(SetAside(name, index, reason.reason, reason.detail))
+            loaded.set_aside.append(SetAside(name, index, reason.reason, reason.detail, rows.place(index)))
             continue
         if question is None:
             loaded.outside += 1
@@ -131,54 +134,30 @@ def load(loader: type[Loader], name: str, source: SourceConfig, evaluation: bool
     return loaded
 
 
+def _check_for_training(question: Question) -> None:
+    """Raises: Unusable: options that say the same, which belong to a published set and to no training set."""
+    said = [same_words(option) for option in question.options]
+    if len(set(said)) < len(said):
+        raise Unusable(DUPLICATE, " | ".join(question.options))
+
+
 def _check(loaded: Loaded, max_unusable_share: float) -> None:
     if loaded.set_aside:
-        log.warning("%s: set aside %d of %d rows: %s", loaded.name, len(loaded.set_aside), loaded.rows, loaded.reasons)
-    if len(loaded.set_aside) > max_unusable_share * loaded.rows:
-        first = loaded.set_aside[0]
-        raise ValueError(
-            f"data set {loaded.name}: {len(loaded.set_aside)} of {loaded.rows} rows of {loaded.origin} are unusable "
-            f"({loaded.reasons}), more than max_unusable_share={max_unusable_share}; first: row {first.row}, "
-            f"{first.reason} {first.detail!r}. A test split without answers, or another data set's schema?"
+        first, count = loaded.set_aside[0], len(loaded.set_aside)
+        found = f"{first.place}: {first.reason}{f' ({first.detail})' if first.detail else ''}"
+        if count > max_unusable_share * loaded.rows:
+            raise ValueError(
+                f"data set {loaded.name}: {count} of {loaded.rows} rows of {loaded.origin} are unusable "
+                f"({loaded.reasons}), more than max_unusable_share={max_unusable_share}; first: {found}. A test split "
+                "without answers, or another data set's schema?"
+            )
+        log.warning(
+            "%s: set aside %d of %d rows: %s; first: %s", loaded.name, count, loaded.rows, loaded.reasons, found
         )
     if not loaded.questions:
         raise ValueError(f"data set {loaded.name}: no row of {loaded.origin} is of the categories asked for")
 
 
-def text(value: object) -> str:
-    """A cell as text: empty for a missing value (None, or the NaN that table tools write)."""
-    return "" if value is None or value != value else str(value).strip()
-
-
 def content_hash(*parts: str) -> str:
     """16 hex digits that depend on the text alone, so that an id survives reordering and resampling."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
-
-
-def lettered_options(options: Mapping[str, object] | Sequence[Mapping]) -> list[str]:
-    """Option texts of {"A": text, …} or [{"letter": "A", "content": text}, …], in the order of their letters.
-
-    Letters without a text at the end are dropped: a table gives every row the letters of its longest one.
-
-    Raises:
-        Unusable: the letters are not A, B, C, … without a gap.
-    """
-    if not isinstance(options, Mapping):
-        options = {text(item.get("letter")): item.get("content") for item in options}
-    letters = sorted(options)
-    if letters != list(LETTERS[: len(letters)]):
-        raise Unusable("option letters", ", ".join(letters))
-    texts = [text(options[letter]) for letter in letters]
-    while texts and not texts[-1]:
-        texts.pop()
-    return texts
-
-
-def letter_of(answer_text: object, options: Sequence[str]) -> str:
-    """Letter of the option with exactly this text; "" where the text is empty. Raises: Unusable."""
-    wanted = text(answer_text)
-    if not wanted:
-        return ""
-    if wanted not in options:
-        raise Unusable("answer not among the options", wanted)
-    return LETTERS[list(options).index(wanted)]

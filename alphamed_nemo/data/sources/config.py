@@ -18,6 +18,7 @@ class SourceConfig:
     subset: str = ""  # hub configuration (`pqa_labeled`, `gpqa_main`); empty: the loader's own
     split: str = ""  # hub split; empty: the loader's own for training or evaluation
     revision: str = ""  # hub commit or tag; empty: the newest
+    heldout: float = 0.0  # of a training set: questions to evaluate on instead; a share below 1, a number from 1 on
     rows: int = 0  # read the first rows only, for trying things; 0: all
     contexts: bool = True  # PubMedQA: give the abstract with the question
     categories: list[str] = field(default_factory=list)  # MMLU-Pro categories, GPQA domains; empty: the medical ones

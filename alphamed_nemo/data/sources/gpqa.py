@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 
+from alphamed_nemo.data.cells import Unusable, text
 from alphamed_nemo.data.question import LETTERS, Question
-from alphamed_nemo.data.sources.base import Loader, Unusable, content_hash, text
+from alphamed_nemo.data.sources.base import Loader, content_hash
 from alphamed_nemo.data.sources.rows import HubSet
 
 DOMAINS = ("Biology",)

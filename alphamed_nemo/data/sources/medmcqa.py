@@ -13,8 +13,9 @@ import logging
 import re
 from collections import Counter
 
+from alphamed_nemo.data.cells import Unusable, text
 from alphamed_nemo.data.question import LETTERS, Question
-from alphamed_nemo.data.sources.base import Loader, Unusable, text
+from alphamed_nemo.data.sources.base import Loader
 from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.data.sources.rows import HubSet, Rows
 
@@ -52,7 +53,7 @@ class MedMCQA(Loader):
 
 def cop_value(row: dict) -> int | None:
     """`cop` as a number; None where the answer is withheld. Raises: Unusable."""
-    value = text(row.get("cop"))
+    value = text(row.get("cop"), "cop")
     if not value:
         return None
     try:
@@ -61,7 +62,7 @@ def cop_value(row: dict) -> int | None:
         raise Unusable("answer not among the options", f"cop {value!r}") from None
     if number == WITHHELD:
         return None
-    if number != int(number):
+    if not number.is_integer():
         raise Unusable("answer not among the options", f"cop {value!r}")
     return int(number)
 

@@ -7,8 +7,10 @@ The authors' files (`US/4_options/phrases_no_exclude_*.jsonl`, and the five-opti
 
 from __future__ import annotations
 
+from alphamed_nemo.data.answer_key import letter_of
+from alphamed_nemo.data.cells import Unusable, options_of, text
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.data.sources.base import Loader, Unusable, letter_of, lettered_options, text
+from alphamed_nemo.data.sources.base import Loader
 from alphamed_nemo.data.sources.rows import HubSet
 
 
@@ -17,9 +19,9 @@ class MedQA(Loader):
     required = ("question", "options", "answer_idx")
 
     def question(self, row: dict) -> Question:
-        options = lettered_options(row["options"] or {})
-        answer = text(row.get("answer_idx"))
+        options = options_of(row["options"]).texts
+        answer = text(row.get("answer_idx"), "answer_idx")
         by_text = letter_of(row.get("answer"), options)
-        if answer and by_text and by_text != answer and options.count(text(row["answer"])) == 1:
+        if answer and by_text and by_text != answer:
             raise Unusable("letter and text of the answer disagree", f"{answer} and {row['answer']}")
         return self.build(row["question"], options, answer, step=row.get("meta_info"))

@@ -7,8 +7,11 @@ text, after "Answer Choices:"; they are taken off there, once they are seen to b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from alphamed_nemo.data.cells import Unusable, options_of, text
 from alphamed_nemo.data.question import LETTERS, Question
-from alphamed_nemo.data.sources.base import Loader, Unusable, lettered_options, text
+from alphamed_nemo.data.sources.base import Loader
 from alphamed_nemo.data.sources.rows import HubSet
 
 MARKER = "Answer Choices:"
@@ -19,14 +22,14 @@ class MedXpertQA(Loader):
     required = ("question", "options", "label")
 
     def question(self, row: dict) -> Question:
-        options = lettered_options(row["options"] or {})
+        options = options_of(row["options"]).texts
         labels = row["label"] if isinstance(row["label"], list) else [row["label"]]
         if len(labels) > 1:
-            raise Unusable("more than one answer", ", ".join(labels))
+            raise Unusable("more than one answer", ", ".join(map(str, labels)))
         return self.build(
-            without_options(text(row["question"]), options),
+            without_options(text(row["question"], "question"), options),
             options,
-            text(labels[0]) if labels else "",
+            text(labels[0], "label") if labels else "",
             id=row.get("id"),
             task=row.get("medical_task"),
             body_system=row.get("body_system"),
@@ -34,7 +37,7 @@ class MedXpertQA(Loader):
         )
 
 
-def without_options(question: str, options: list[str]) -> str:
+def without_options(question: str, options: Sequence[str]) -> str:
     """The question text without the options repeated at its end. Raises: Unusable: those are not its options."""
     stem, marker, tail = question.rpartition(MARKER)
     if not marker:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from alphamed_nemo.data.cells import Unusable, options_of, text
 from alphamed_nemo.data.question import LETTERS, Question
-from alphamed_nemo.data.sources.base import Loader, Unusable, text
+from alphamed_nemo.data.sources.base import Loader
 from alphamed_nemo.data.sources.rows import HubSet
 
 CATEGORIES = ("health", "biology")
@@ -19,12 +20,13 @@ class MMLUPro(Loader):
     def question(self, row: dict) -> Question | None:
         if row["category"] not in (self.source.categories or CATEGORIES):
             return None
-        answer, index = text(row.get("answer")), text(row.get("answer_index"))
+        answer, index = text(row.get("answer"), "answer"), text(row.get("answer_index"), "answer_index")
+        index = index.removesuffix(".0")  # CSV tools turn a column with gaps into floats
         if answer and index and index != str(LETTERS.find(answer)):
             raise Unusable("letter and index of the answer disagree", f"{answer} and {index}")
         return self.build(
             row["question"],
-            row["options"],
+            options_of(row["options"]).texts,
             answer,
             id=row.get("question_id"),
             category=row["category"],

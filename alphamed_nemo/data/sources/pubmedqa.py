@@ -7,10 +7,13 @@ PQA-L is the labelled thousand that is evaluated on; PQA-A (`subset=pqa_artifici
 
 from __future__ import annotations
 
+from alphamed_nemo.data.answer_key import letter_of
+from alphamed_nemo.data.cells import Unusable, paragraphs_of, text
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.data.sources.base import Loader, letter_of, text
+from alphamed_nemo.data.sources.base import Loader
 from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.data.sources.rows import HubSet, Rows
+from alphamed_nemo.data.text_files import parse_json
 
 OPTIONS = ("yes", "no", "maybe")
 
@@ -27,7 +30,19 @@ class PubMedQA(Loader):
         if self.authors:
             stem, paragraphs, pmid, year = row["QUESTION"], row["CONTEXTS"], row.get("_key"), row.get("YEAR")
         else:
-            stem, paragraphs, pmid, year = row["question"], row["context"]["contexts"], row.get("pubid"), None
-        answer = letter_of(text(row.get("final_decision")).lower(), OPTIONS)
-        context = "\n".join(text(paragraph) for paragraph in paragraphs) if self.source.contexts else ""
+            stem, paragraphs, pmid, year = row["question"], _nested(row["context"]), row.get("pubid"), None
+        answer = letter_of(text(row.get("final_decision"), "final_decision").lower(), OPTIONS)
+        context = paragraphs_of(paragraphs, "contexts") if self.source.contexts else ""
+        if self.source.contexts and not context.strip():
+            raise Unusable("no context", "set contexts: false for the form without abstracts")
         return self.build(stem, OPTIONS, answer, id=pmid, context=context, year=year)
+
+
+def _nested(context: object) -> object:
+    """The hub's {"contexts": […], "labels": …}, also as the JSON text that a CSV file holds."""
+    if isinstance(context, str) and context.lstrip().startswith("{"):
+        try:
+            return parse_json(context)
+        except ValueError:
+            pass
+    return context

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alphamed_nemo.data.sources.config import SourceConfig
+from alphamed_nemo.data.sources.csv_rows import read_csv
+from alphamed_nemo.data.sources.json_rows import read_json
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,16 @@ class Rows:
         origin: file or hub address, for messages.
         rows: one dict a row. A row of a JSON object keyed by id carries its key as `_key`.
         classes: names of each column that the schema declares as a class label.
+        places: where each row is, for messages ("my.csv, line 7"); empty: by its number.
     """
 
     origin: str
     rows: list[dict]
     classes: dict[str, list[str]] = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)
+
+    def place(self, index: int) -> str:
+        return self.places[index] if self.places else f"{self.origin}, row {index + 1}"
 
 
 def read_rows(name: str, source: SourceConfig, hub: HubSet | None, evaluation: bool) -> Rows:
@@ -51,7 +56,7 @@ def read_rows(name: str, source: SourceConfig, hub: HubSet | None, evaluation: b
     if not rows.rows:
         raise ValueError(f"data set {name}: {rows.origin} holds no rows")
     if source.rows:
-        rows.rows = rows.rows[: source.rows]
+        rows.rows, rows.places = rows.rows[: source.rows], rows.places[: source.rows]
     log.info("%s: %d rows from %s", name, len(rows.rows), rows.origin)
     return rows
 
@@ -81,64 +86,47 @@ def _from_path(name: str, path: Path) -> Rows:
         raise ValueError(f"data set {name}: path {path} does not exist")
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-        if not files or len({file.suffix for file in files}) > 1:
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not files or len({file.suffix.lower() for file in files}) > 1:
             found = ", ".join(file.name for file in files) or "none"
             raise ValueError(f"data set {name}: folder {path} must hold files of one of {SUFFIXES}; found {found}")
     merged = Rows(str(path), [])
     for file in files:
-        part = _read_file(name, file)
+        try:
+            part = _read_file(file)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"data set {name}: {error}") from error
         merged.rows += part.rows
+        merged.places += [part.place(index) for index in range(len(part.rows))]
         merged.classes.update(part.classes)
     return merged
 
 
-def _read_file(name: str, file: Path) -> Rows:
-    if file.suffix == ".parquet":
+def _read_file(file: Path) -> Rows:
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
         return _read_parquet(file)
-    if file.suffix == ".csv":
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            return Rows(str(file), list(csv.DictReader(stream)))
-    if file.suffix in (".json", ".jsonl"):
-        return Rows(str(file), _read_json(name, file))
-    raise ValueError(f"data set {name}: {file} has the suffix {file.suffix!r}; expected one of {', '.join(SUFFIXES)}")
+    if suffix in (".csv", ".tsv"):
+        rows, lines = read_csv(file)
+        return Rows(str(file), rows, places=[f"{file}, line {line}" for line in lines])
+    if suffix in (".json", ".jsonl"):
+        rows, places = read_json(file)
+        return Rows(str(file), rows, places=[f"{file}, {place}" for place in places])
+    raise ValueError(f"{file} has the suffix {file.suffix!r}; expected one of {', '.join(SUFFIXES)}")
 
 
 def _read_parquet(file: Path) -> Rows:
     """Class labels are kept: `datasets` writes its schema into the file's metadata."""
     import datasets
+    import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(file)
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: not a parquet file ({error})") from error
     return Rows(str(file), table.to_pylist(), _classes(datasets.Features.from_arrow_schema(table.schema)))
 
 
 def _classes(features: dict) -> dict[str, list[str]]:
     return {column: list(kind.names) for column, kind in features.items() if type(kind).__name__ == "ClassLabel"}
-
-
-def _read_json(name: str, file: Path) -> list[dict]:
-    """JSON lines (whatever the suffix says: MedMCQA's .json files are), a list, or an object keyed by id."""
-    text = file.read_text(encoding="utf-8-sig")
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    try:
-        whole = json.loads(text) if file.suffix == ".json" and not _is_object(lines[0][1]) else None
-        rows = [json.loads(line) for _, line in lines] if whole is None else whole
-    except (json.JSONDecodeError, IndexError) as error:
-        raise ValueError(f"data set {name}: {file} is neither JSON lines nor one JSON value: {error}") from error
-    if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
-        rows = [{"_key": key, **row} for key, row in rows.items()]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(
-            f"data set {name}: {file} must hold JSON objects: one a line, a list of them, or an object of them by id"
-        )
-    return rows
-
-
-def _is_object(line: str) -> bool:
-    """Whether a line is a whole JSON object that is a row, as in JSON lines."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return isinstance(value, dict) and not all(isinstance(item, dict) for item in value.values())

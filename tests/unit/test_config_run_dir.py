@@ -1,0 +1,107 @@
+"""ALPHAMED_RUNS is the default of run.dir, for recipes as for the jobs of slurm/, whatever the path is made of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from alphamed_nemo.config import Config
+from alphamed_nemo.data.io import read_questions
+from alphamed_nemo.launch.recipe import CONF, register_schema
+from alphamed_nemo.launch.settings import load_config, to_config, write_config
+from alphamed_nemo.run_folder import RunFolder, fill_paths
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["runs", "my runs", "Läufe für Köln", "a,b", "a=b (c) 'd' \"e\" #f", "[x]{y}", "100% $HOME"]
+
+
+def composed(*overrides: str) -> Config:
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base=None):
+        return to_config(OmegaConf.to_container(compose("train_grpo", list(overrides)), resolve=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_variable_is_the_default_of_run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("ALPHAMED_RUNS", str(tmp_path / name))
+    assert Config().run.dir == composed().run.dir == str(tmp_path / name)
+    cfg = composed("experiment=grpo_8b", "experiment/study=alphamed19k")  # refers to ${run.dir}
+    assert cfg.grpo.questions == str(tmp_path / name / "alphamed19k" / "data" / "train.jsonl")
+    assert fill_paths(cfg).data.train == cfg.grpo.questions
+    write_config(cfg, RunFolder.of(cfg).config)
+    assert load_config(RunFolder.of(cfg).config) == cfg
+
+
+def test_a_setting_wins_and_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALPHAMED_RUNS", "/elsewhere")
+    assert composed("run.dir=there").run.dir == "there"
+    monkeypatch.setenv("ALPHAMED_RUNS", "")
+    assert composed().run.dir == "runs"
+    monkeypatch.delenv("ALPHAMED_RUNS")
+    assert composed().run.dir == "runs"
+
+
+@pytest.mark.parametrize("name", ["Läufe, alte und neue"])
+def test_a_recipe_writes_its_files_there(tmp_path: Path, name: str) -> None:
+    runs = tmp_path / name
+    env = os.environ | {"ALPHAMED_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        ROOT / "recipes" / "prepare_data.py",
+        "data.train_questions=8",
+        "data.heldout_questions=4",
+    ]
+    made = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    assert len(read_questions(runs / "run" / "data" / "train.jsonl")) == 8
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+SITE = """ALPHAMED_RUNS="{runs}"
+ALPHAMED_PYTHON={python}
+"""
+
+
+@pytest.mark.parametrize("name", ["my runs", "Läufe, alte"])
+def test_a_jobs_run_folder_is_that_of_the_recipes(tmp_path: Path, name: str) -> None:
+    """The dry run of a training job and ./run, both with the variables of one site.env."""
+    site = tmp_path / "site.env"
+    site.write_text(SITE.format(runs=tmp_path / name, python=sys.executable))
+    env = {key: value for key, value in os.environ.items() if key != "ALPHAMED_RUNS"} | {"PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(
+        [ROOT / "slurm" / "grpo_tiny.sh", "--dry-run"],
+        env=env | {"ALPHAMED_SITE": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert f"run       {tmp_path / name / 'tiny'}: " in shown.stdout
+    program = "from alphamed_nemo.config import Config; print(Config().run.dir)"
+    shell = f'set -a; source "{site}"; set +a; exec "{sys.executable}" -c "{program}"'
+    printed = subprocess.run(["bash", "-c", shell], env=env, capture_output=True, text=True, check=True).stdout
+    assert printed == f"{tmp_path / name}\n"
+
+
+def test_the_steps_of_the_page_are_in_the_order_in_which_they_work() -> None:
+    steps = (ROOT / "docs" / "slurm.md").read_text().split("```")[1].strip().splitlines()
+    words = [step.split("#")[0].strip() for step in steps]
+    assert words == [
+        "cp slurm/site.env.example slurm/site.env",
+        "set -a; source slurm/site.env; set +a",
+        "./run prepare_data experiment=grpo_8b",
+        "slurm/grpo_8b.sh --dry-run",
+        "slurm/pipeline.sh 8b",
+    ]
+    example = (ROOT / "slurm" / "site.env.example").read_text()
+    shell = f"set -a; {example}\nset +a; env"
+    printed = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
+    )
+    assert "ALPHAMED_RUNS=/shared/alphamed/runs" in printed.stdout.splitlines()
