@@ -13,17 +13,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from alphamed_nemo.processor import this_processor
 from alphamed_nemo.rollout import cpu_norm
+from alphamed_nemo.rollout.cpu_kernels import apply_limits
 from alphamed_nemo.rollout.server import CPU_NORM
 from tests.spawn import spawn
 
 EPSILON = 1e-5
 ROWS, HIDDEN = 129, 96
-KERNELS = {"_C_AVX2": "avx2", "_C_AVX512": "avx512f", "_C": "avx512_bf16"}  # the processor's flag for each
+KERNELS = {"_C_AVX2": "AVX2", "_C_AVX512": "AVX-512", "_C": "AVX-512 BF16"}  # what each is compiled for
 
 
 @pytest.fixture
 def impls() -> dict[str, object]:
+    apply_limits()
     from vllm import ir
 
     cpu_norm.register()
@@ -58,9 +61,8 @@ def bias(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("library", KERNELS)
 def test_on_every_processor_bfloat16_is_rounded(library: str):
-    flags = Path("/proc/cpuinfo").read_text().split("flags", 2)[1].split()
-    if KERNELS[library] not in flags:
-        pytest.skip(f"the processor has no {KERNELS[library]}, which vLLM's {library} is compiled for")
+    if KERNELS[library] not in this_processor().instructions:
+        pytest.skip(f"{this_processor()}: no {KERNELS[library]}, which vLLM's {library} is compiled for")
     ((normed, add_normed, total, by_kernels),) = spawn(with_kernels, 1, library, torch.bfloat16)
     x, residual, weight = inputs(torch.bfloat16)
     assert by_kernels == (library == "_C")
