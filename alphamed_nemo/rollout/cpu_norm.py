@@ -3,9 +3,9 @@
 On CPU it takes ten torch operators for each norm, a tenth of a decoding step of a small model. Registered where vLLM's
 operators are meant to be extended; `server.py` asks for it by name.
 
-On processors with AVX2 alone the kernels cut float32 off to bfloat16 instead of rounding it: every norm and every
-residual comes out smaller by half a unit in the last place on average, which layers add up. So each kernel is tried
-once in a process, and where it does not round, the float32 kernel computes and torch rounds.
+Compiled for processors without bfloat16 instructions, the kernels cut float32 off instead of rounding it: norms come
+out smaller by half a unit in the last place on average, residuals by a quarter, which layers add up. So the kernels are
+tried once in a process, and where they do not round, the float32 kernel computes and torch rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LANES = 8  # values that the kernels read at once; rows of another multiple are 
 EPSILON = 1e-6
 SLACK = 2.0**-20  # relative error of the kernels' own float32 arithmetic, with room
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows no other loggers than its own
 
 
 def register() -> None:
@@ -33,7 +33,7 @@ def register() -> None:
     if CPU_NORM in ir.ops.rms_norm.impls:
         return
     if not kernels_round(torch.bfloat16):
-        log.info("RMSNorm: vLLM's kernels do not round to bfloat16 on this processor; its float32 kernels are used")
+        log.info("vLLM's kernels for this processor do not round to bfloat16: float32's compute norms and attention")
     ir.ops.rms_norm.register_impl(CPU_NORM, supports_args=_norm_fits)(rms_norm)
     ir.ops.fused_add_rms_norm.register_impl(CPU_NORM, supports_args=_add_norm_fits, inplace=True)(fused_add_rms_norm)
 
