@@ -33,7 +33,7 @@ class ModelConfig:
     """The base model and the precision that it is trained in."""
 
     path: str = ""  # a Hugging Face folder with safetensors and tokenizer
-    dtype: str = "float32"  # float32 | bfloat16
+    dtype: str = "auto"  # float32 | bfloat16 | auto: what the machine computes fastest in (launch/dtypes.py)
     max_length: int = 0  # tokens, prompt and response together; 0: data.max_prompt_tokens and the longest response
     spec: str = "auto"  # auto | local | transformer_engine; auto takes Transformer Engine where CUDA is there
     recompute: str = (
@@ -121,7 +121,7 @@ class RolloutConfig:
     port: int = 0  # 0: a free port
     api_key: str = ""  # empty: a random one for each run
     transfer: str = "auto"  # shm (CPU hosts) | nccl | ipc
-    dtype: str = "float32"
+    dtype: str = "auto"  # float32 | bfloat16 | auto: the same as model.dtype
     quantization: str = ""  # empty | fp8: vLLM's online quantization of weights and activations; GPU only
     tensor: int = 1  # the server's own tensor parallelism
     engines: int = 1  # copies of the model on the server, of `tensor` devices each, among which requests are shared

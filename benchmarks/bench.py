@@ -9,6 +9,7 @@ sampling  labelling and evaluation: share of the time in which vLLM works
 scaling   the step against samples, response length, model size and cores
 
 Without a row, all of them. Machine and versions are recorded with the numbers; nothing else should run meanwhile.
+bfloat16 is left out where the processor has no instructions for it: a step would take about eight times as long.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import torch
 from alphamed_nemo.config import Config, ParallelConfig
 from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_server
 from alphamed_nemo.launch.local import Launcher
+from alphamed_nemo.processor import this_processor
 from benchmarks.figure import draw
 from benchmarks.measure import Row, machine, table, write
 from benchmarks.peers import measure_trl, trl_python, write_prompts
@@ -65,6 +67,7 @@ class Bench:
         self.folder, self.kept, self.repeats = folder, kept, repeats
         self.runs = 0
         self.cores = sorted(os.sched_getaffinity(0))
+        self.dtypes = [dtype for dtype in DTYPES if dtype == "float32" or this_processor().has_bfloat16]
         self.best = Layout.one_a_core(len(self.cores))
 
     def config(
@@ -82,7 +85,7 @@ class Bench:
 
     def step(self) -> list[Row]:
         rows = []
-        for dtype in DTYPES:
+        for dtype in self.dtypes:
             for layout in (self.best, SHARDED):
                 found = measure_steps(self.config(dtype, layout), self.repeats)
                 name = f"GRPO step, {dtype}, {layout.name}"
@@ -98,7 +101,7 @@ class Bench:
         python = trl_python(self.kept, torch.__version__)
         prompts = write_prompts(self.folder / "prompts.json", PROMPTS)
         rows = []
-        for dtype in DTYPES:
+        for dtype in self.dtypes:
             layouts = {self.best.name: self.best, SHARDED.name: SHARDED}
             ours: dict[str, list[float]] = {name: [] for name in layouts}
             theirs = []
@@ -120,7 +123,7 @@ class Bench:
 
     def ceiling(self) -> list[Row]:
         rows, ranks = [], len(self.cores)
-        for dtype in DTYPES:
+        for dtype in self.dtypes:
             words = ["benchmarks.ceiling", model_folder(self.folder, "7M", dtype), dtype, self.repeats]
             found = self._on_ranks(ranks, words, {})
             steps = found["step_seconds"]
@@ -139,6 +142,8 @@ class Bench:
     def refit(self) -> list[Row]:
         rows = []
         for model, dtype, layouts in REFITS:
+            if dtype not in self.dtypes:
+                continue
             cfg = self.config(dtype, ONE_RANK, model)
             cfg.rollout.memory_gb = 0.1  # nothing is sampled
             with Launcher(self.folder / f"refit-{model}") as launcher:
@@ -241,7 +246,11 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := set(asked.rows) - set(names):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
-    about = {"machine": machine()}
+    about: dict[str, object] = {"machine": machine()}
+    print(this_processor(), flush=True)
+    if not this_processor().has_bfloat16:
+        about["left_out"] = "bfloat16: the processor has no instructions for it"
+        print(f"left out: {about['left_out']}", flush=True)
     rows: list[Row] = []
     try:
         with tempfile.TemporaryDirectory() as folder:

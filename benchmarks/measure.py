@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from statistics import median
 import psutil
 
 from alphamed_nemo.export.provenance import versions
+from alphamed_nemo.processor import this_processor
 
 
 @dataclass
@@ -58,19 +58,17 @@ def table(rows: list[Row]) -> str:
     return "\n".join([HEAD, *(row.line() for row in rows)]) + "\n"
 
 
-def machine() -> dict[str, str | int | float]:
-    names = {line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")}
+def machine() -> dict[str, str | int | float | list[str]]:
+    """What a figure depends on beside the code. The limits are variables that take instructions away from torch."""
+    processor = this_processor()
     return {
-        "cpu": ", ".join(sorted(names)) or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": processor.model,
+        "cores": processor.cores,
+        "instructions": list(processor.instructions),
+        "limits": list(processor.limits),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_before": os.getloadavg()[0],
     }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def write(rows: list[Row], about: dict, folder: Path) -> Path:

@@ -47,6 +47,7 @@ class Watched(RolloutClient):
 def measure_sampling(repeats: int) -> list[Row]:
     """On the tiny base model, whose answers come fastest, so that all else weighs most."""
     cfg = Config()
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
     cfg.model.path, cfg.model.max_length, cfg.data.prompt = str(TOKENIZER), 192, "tiny"
     cfg.label.samples, cfg.evaluate.samples, cfg.evaluate.protocol = 5, 1, "boxed"
     cfg.label.max_new_tokens = cfg.evaluate.max_new_tokens = 48

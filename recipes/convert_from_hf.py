@@ -19,7 +19,7 @@ from alphamed_nemo.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 
-@recipe("convert_from_hf")
+@recipe("convert_from_hf", on_gpus=None)
 def main(cfg: Config) -> None:
     check_model_folder(cfg.model.path, "model.path")
     conversion = convert_from_hf(dataclasses.replace(cfg, parallel=ParallelConfig()), RunFolder.of(cfg).checkpoints)

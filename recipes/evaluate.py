@@ -24,6 +24,7 @@ from alphamed_nemo.evaluation import engine
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.tables import comparison_line, write_tables
 from alphamed_nemo.launch.checks import check_model_folder, check_questions
+from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import resumed, rollout_client
@@ -78,6 +79,8 @@ def as_hf_folder(cfg: Config) -> Config:
 @recipe("evaluate")
 def main(cfg: Config) -> None:
     earlier = [EvaluationResult.read(Path(path)) for path in cfg.evaluate.against]
+    if not cfg.evaluate.responses:
+        announce_processor(cfg)
     with Launcher(RunFolder.of(cfg).logs) as launcher:
         result = evaluate(cfg if cfg.evaluate.responses else as_hf_folder(cfg), launcher)
     for other in earlier:

@@ -18,7 +18,7 @@ from alphamed_nemo.launch.recipe import recipe
 log = logging.getLogger(__name__)
 
 
-@recipe("fetch_smollm2")
+@recipe("fetch_smollm2", on_gpus=None)
 def main(cfg: Config) -> None:
     folder = fetch_smollm2(Path(os.environ.get("ALPHAMED_MODELS") or "models") / NAME)
     log.info("%s in %s", NAME, folder)

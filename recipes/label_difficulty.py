@@ -19,6 +19,7 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_questions
+from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import resumed, rollout_client
@@ -57,6 +58,7 @@ def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Q
 
 @recipe("label_difficulty")
 def main(cfg: Config) -> None:
+    announce_processor(cfg)
     with Launcher(RunFolder.of(cfg).logs) as launcher:
         label_difficulty(cfg, launcher)
 

@@ -19,7 +19,7 @@ from alphamed_nemo.report.progress import counter
 log = logging.getLogger(__name__)
 
 
-@recipe("make_tiny_model")
+@recipe("make_tiny_model", on_gpus=None)
 def main(cfg: Config) -> None:
     losses: list[float] = []
     with counter("steps", 0) as progress:

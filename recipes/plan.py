@@ -28,7 +28,7 @@ def plan(cfg: Config) -> Plan:
     return made
 
 
-@recipe("plan")
+@recipe("plan", on_gpus=lambda: True)
 def main(cfg: Config) -> None:
     if cfg.plan.table:
         Console(highlight=False, soft_wrap=True).print(table(cfg), markup=False)

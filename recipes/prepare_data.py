@@ -50,7 +50,7 @@ def prepare_sources(cfg: Config) -> None:
     log.info("questions, what was set aside or removed, and statistics: %s", out)
 
 
-@recipe("prepare_data")
+@recipe("prepare_data", on_gpus=None)
 def main(cfg: Config) -> None:
     prepare_data(cfg)
 

@@ -28,6 +28,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.data.corpus import FORCED_PREFIX
 from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.launch.checks import check_run
+from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import start_servers
@@ -73,6 +74,7 @@ def with_evaluation(cfg: Config, model: str, label: str, force_prefix: str = "")
 
 @recipe("quickstart")
 def main(cfg: Config) -> None:
+    announce_processor(cfg)
     quickstart(cfg)
 
 

@@ -29,7 +29,7 @@ def report(cfg: Config, seconds: dict[str, float] | None = None) -> Path:
     return build_report(folder.root)
 
 
-@recipe("report")
+@recipe("report", on_gpus=None)
 def main(cfg: Config) -> None:
     log.info("report: %s", report(cfg))
 

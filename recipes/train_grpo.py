@@ -12,6 +12,7 @@ from __future__ import annotations
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.checks import check_training
 from alphamed_nemo.launch.components import trainer
+from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import start_servers, wait_ready
@@ -41,6 +42,7 @@ def train_grpo(cfg: Config, launcher: Launcher) -> None:
 
 @recipe("train_grpo")
 def main(cfg: Config) -> None:
+    announce_processor(cfg)
     with Launcher(RunFolder.of(cfg).logs) as launcher:
         train_grpo(cfg, launcher)
 

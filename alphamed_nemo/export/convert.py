@@ -63,7 +63,7 @@ def convert_to_hf(cfg: Config, evaluation: Sequence[dict[str, Any]] = ()) -> Con
     source = _checkpoint(cfg)
     step = json.loads((source / checkpoint.STATE).read_text())["step"]
     base, out = Path(cfg.model.path), Path(cfg.export.out or RunFolder.of(cfg).hf)
-    dtype = cfg.export.dtype or cfg.model.dtype
+    dtype = cfg.export.dtype or manifest.trained_dtype(source) or cfg.model.dtype
 
     runtime.initialize(ParallelConfig())
     _return_freed_memory()

@@ -81,15 +81,18 @@ def server(name: str, argv: list[str], env: dict[str, str], url: str, cfg: Confi
     )
 
 
+def trainer_threads(cfg: Config) -> int:
+    """OpenMP threads of each of the trainer's ranks on this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // cfg.parallel.world_size)
+
+
 def trainer(cfg: Config) -> Component:
     """The trainer's ranks on this machine, started by torchrun. Expects the run's config.yaml to be written."""
-    ranks = cfg.parallel.world_size
-    threads = max(1, len(os.sched_getaffinity(0)) // ranks)
-    argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--nnodes=1"]
+    argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={cfg.parallel.world_size}", "--nnodes=1"]
     argv += [f"--master-addr={LOOPBACK}", f"--master-port={free_port()}"]
     argv += ["-m", "alphamed_nemo.grpo.worker", str(RunFolder.of(cfg).config)]
     env = KEEP_FREED_MEMORY | {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(trainer_threads(cfg)),
         "GLOO_SOCKET_IFNAME": "lo",
         "ALPHAMED_ROLLOUT_API_KEY": cfg.rollout.api_key,
         "ALPHAMED_REWARD_API_KEY": cfg.reward.api_key,

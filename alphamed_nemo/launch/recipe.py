@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.derived import fill_derived
+from alphamed_nemo.launch.dtypes import cuda_is_available, settle_dtypes
 from alphamed_nemo.launch.local import ComponentError, Stopped
 from alphamed_nemo.launch.settings import known_keys, to_config, unknown_key
 from alphamed_nemo.launch.values import check_values
@@ -27,7 +28,9 @@ OPEN = ("hydra", "exp_manager.", "sources.", "label.mixture.")  # settings below
 log = logging.getLogger(__name__)
 
 
-def recipe(config_name: str, nemo: bool = True) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+def recipe(
+    config_name: str, nemo: bool = True, on_gpus: Callable[[], bool] | None = cuda_is_available
+) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Makes `main(cfg: Config)` a command-line program with conf/<config_name>.yaml and Hydra overrides.
 
     A user's mistake (ValueError) ends it with status 2 and one line; a failed component with status 1 and its last
@@ -37,6 +40,8 @@ def recipe(config_name: str, nemo: bool = True) -> Callable[[Callable[[Config], 
         config_name: the top config.
         nemo: run by NeMo's hydra_runner, with all of Hydra's own options. Without it overrides alone are understood,
             and the program starts in a second rather than in ten.
+        on_gpus: whether what it starts or plans runs on GPUs, which decides what `auto` means for dtypes; None: it
+            computes nothing with the model.
     """
 
     def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
@@ -58,7 +63,7 @@ def recipe(config_name: str, nemo: bool = True) -> Callable[[Callable[[Config], 
                 logging.getLogger(noisy).setLevel(logging.WARNING)
             disable_progress_bar()  # transformers' own, which would break into ours
             try:
-                run_composed(config_path=str(CONF), config_name=config_name)(lambda cfg: guarded(main, cfg))()
+                run_composed(config_path=str(CONF), config_name=config_name)(lambda cfg: guarded(main, cfg, on_gpus))()
             except (HydraException, OmegaConfBaseException) as error:
                 fail(str(error), USER_ERROR)
 
@@ -99,7 +104,7 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=dataclasses.asdict(Config()))
 
 
-def guarded(main: Callable[[Config], None], composed) -> None:
+def guarded(main: Callable[[Config], None], composed, on_gpus: Callable[[], bool] | None = None) -> None:
     """Runs `main` on the composed config and turns errors into exit codes."""
     from omegaconf import OmegaConf
 
@@ -108,7 +113,10 @@ def guarded(main: Callable[[Config], None], composed) -> None:
         values.pop("hydra", None)
         cfg = to_config(values)
         check_values(cfg)
-        main(fill_derived(cfg))
+        fill_derived(cfg)
+        if on_gpus:
+            settle_dtypes(cfg, cuda=on_gpus())
+        main(cfg)
     except ValueError as error:
         fail(str(error), USER_ERROR, error)
     except (ComponentError, RolloutError, RewardError) as error:

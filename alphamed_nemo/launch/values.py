@@ -18,7 +18,7 @@ from alphamed_nemo.rollout.server import TRANSFERS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "run.loggers": ("tensorboard", "wandb", "mlflow"),
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
     "model.spec": ("auto", "local", "transformer_engine"),
     "model.recompute": RECOMPUTE,
     "model.fp8": ("", "hybrid", "e4m3"),
@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "label.fill": FILLS,
     "rollout.transfer": TRANSFERS,
     "rollout.quantization": ("", "fp8"),
-    "rollout.dtype": ("float32", "bfloat16"),
+    "rollout.dtype": ("auto", "float32", "bfloat16"),
     "reward.protocol": tuple(PROTOCOLS),
     "evaluate.protocol": EVALUATION_PROTOCOLS,
     "grpo.advantage": ADVANTAGES,

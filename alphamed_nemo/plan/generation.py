@@ -10,6 +10,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.plan.hardware import GIB, Cluster
 from alphamed_nemo.plan.lengths import Workload
 from alphamed_nemo.plan.model import Model
+from alphamed_nemo.plan.states import ELEMENT
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def make_engine(cfg: Config, cluster: Cluster, model: Model, load: Workload) -> 
     A key-value head is on one GPU or more, so beyond `kv_heads` GPUs an engine's caches repeat.
     """
     tensor = cfg.rollout.tensor
-    element = 2 if cfg.rollout.dtype in ("bfloat16", "auto") else 4
+    element = ELEMENT[cfg.rollout.dtype]
     share = cfg.rollout.gpu_memory_utilization * cluster.gpu.memory_gib * GIB
     weights = model.parameters * element / tensor
     cache = share - weights - cfg.plan.rollout_workspace_gib * GIB

@@ -72,7 +72,8 @@ def save(policy: Saved, folder: str | Path, state: dict[str, Any]) -> None:
 
     def finish(digests: dict[str, str]) -> None:
         versions = {"torch": torch.__version__, "megatron": megatron.core.__version__}
-        about = {"optimizer": policy.optimizer is not None, "layout": rng_state.layout(), **versions}
+        dtype = str(next(unwrap(policy.model[0]).parameters()).dtype).removeprefix("torch.")
+        about = {"optimizer": policy.optimizer is not None, "dtype": dtype, "layout": rng_state.layout(), **versions}
         manifest.write(partial, digests, about)
         _publish(partial, folder)
 

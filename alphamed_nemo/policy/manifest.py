@@ -45,6 +45,14 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / NAME).read_text())
 
 
+def trained_dtype(folder: Path) -> str:
+    """The dtype of the model's parameters when the checkpoint was written; empty where the manifest does not say."""
+    try:
+        return read(folder).get("dtype", "")
+    except ValueError:  # damaged, which is for `damage` to say
+        return ""
+
+
 def damage(folder: Path, checksums: bool = True) -> list[str]:
     """What is wrong with a checkpoint: one sentence for each file that is missing or differs; empty where it is whole.
 

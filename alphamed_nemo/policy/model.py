@@ -71,7 +71,7 @@ def build_skeleton(hf_config: Any) -> PolicyGPTModel:
     Raises:
         ValueError: a model that Megatron would build differently.
     """
-    model = ModelConfig(spec="local")
+    model = ModelConfig(dtype="float32", spec="local")
     config = transformer_config(hf_config, model, ParallelConfig())
     config.use_cpu_initialization = True  # else Megatron names the GPU as the place of every parameter
     config.perform_initialization = False

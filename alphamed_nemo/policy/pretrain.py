@@ -22,6 +22,7 @@ from alphamed_nemo.data.tokenizer import save_tokenizer
 from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy, StepStats
+from alphamed_nemo.processor import this_processor
 
 MAX_LENGTH = 256  # tokens, prompt and response; GRPO's are below 100
 RESPONSE_TOKENS = 30  # about the mean length of a response; divides the loss
@@ -71,7 +72,8 @@ def pretrain(
         warmup_steps=cfg.warmup_steps,
         weight_decay=cfg.weight_decay,
     )
-    model = ModelConfig(path=str(folder), dtype="bfloat16", max_length=MAX_LENGTH)
+    dtype = "bfloat16" if torch.cuda.is_available() else this_processor().fastest_dtype
+    model = ModelConfig(path=str(folder), dtype=dtype, max_length=MAX_LENGTH)
     policy = MegatronPolicy(model, parallel, optim, folder, total_steps=steps, random_seed=cfg.seed)
     loss_fn = likelihood_loss(cfg.batch * RESPONSE_TOKENS)
     sequences = encode(texts, policy.tokenizer)

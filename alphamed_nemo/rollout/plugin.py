@@ -10,7 +10,7 @@ def register() -> None:
     """Called by vLLM at start in the HTTP front, the engine and the workers; may run twice in one process."""
     _register_engine()
     _logprobs_before_top_p()
-    _cpu_norm()
+    _cpu_kernels()
     if os.environ.get("ALPHAMED_ROLLOUT_FORK") == "1":
         _fork_engine()
 
@@ -26,13 +26,16 @@ def _register_engine() -> None:
         )
 
 
-def _cpu_norm() -> None:
+def _cpu_kernels() -> None:
+    import torch
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        from alphamed_nemo.rollout import cpu_norm
+        from alphamed_nemo.rollout import cpu_norm, cpu_rounding
 
         cpu_norm.register()
+        if not cpu_norm.kernels_round(torch.bfloat16):
+            cpu_rounding.register()
 
 
 def _logprobs_before_top_p() -> None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import tempfile
 
-from vllm.entrypoints.cli.serve import ServeSubcommand
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-from vllm.logger import configure_logging_from_args
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-
+from alphamed_nemo.rollout.cpu_kernels import apply_limits
 from alphamed_nemo.rollout.hanging import WAITING
+
+apply_limits()  # not in main: an engine that is spawned imports this file again before anything of vLLM
 
 
 def main() -> None:
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
     cli_env_setup()
     args = make_arg_parser(FlexibleArgumentParser(description=__doc__)).parse_args()
     configure_logging_from_args(args)

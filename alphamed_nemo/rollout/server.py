@@ -77,6 +77,7 @@ def vllm_command(
     cuda = _has_cuda() if cuda is None else cuda
     transfer = resolve_transfer(rollout.transfer, cuda)
     backend = SHM_BACKEND if transfer == "shm" else transfer
+    assert rollout.dtype != "auto", "settle_dtypes comes first: vLLM's own auto is the checkpoint's dtype"
     argv = [sys.executable, "-m", "alphamed_nemo.rollout.serve"]
     argv += ["--model", str(model_path), "--served-model-name", MODEL_NAME, "--host", host, "--port", str(port)]
     argv += ["--dtype", rollout.dtype, "--seed", str(cfg.run.seed), "--tensor-parallel-size", str(rollout.tensor)]
@@ -155,16 +156,23 @@ def _cpu_arguments(rollout: RolloutConfig, max_length: int) -> list[str]:
     ]
 
 
+def engine_threads(rollout: RolloutConfig) -> int:
+    """OpenMP threads of each engine process on a CPU host.
+
+    The HTTP front takes about half a core while the engine computes, so one core is left to it, or a part of each where
+    there are several engines.
+    """
+    cores = len(os.sched_getaffinity(0)) - (rollout.engines == 1)
+    return rollout.threads or max(1, cores // rollout.world_size)
+
+
 def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
     """Threads and processes on a CPU host.
 
-    The HTTP front takes about half a core while the engine computes, so one core is left to it, or a part of each where
-    there are several engines. vLLM's own binding
-    would pin the engine to one core and keep its scheduler spinning for a second after each request, in the way of
-    the trainer's ranks; unbound and in one process it sleeps at once.
+    vLLM's own binding would pin the engine to one core and keep its scheduler spinning for a second after each request,
+    in the way of the trainer's ranks; unbound and in one process it sleeps at once.
     """
-    cores = len(os.sched_getaffinity(0)) - (rollout.engines == 1)
-    threads = rollout.threads or max(1, cores // rollout.world_size)
+    threads = engine_threads(rollout)
     env = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),

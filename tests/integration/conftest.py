@@ -131,10 +131,13 @@ def rollout_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @contextmanager
-def served(model: Path, folder: Path, engines: int = 1, api_servers: int = 0) -> Iterator[ServedModel]:
+def served(
+    model: Path, folder: Path, engines: int = 1, api_servers: int = 0, dtype: str = "float32"
+) -> Iterator[ServedModel]:
     """A server of that model, ready; its log goes into the folder."""
     cfg = Config()
     cfg.model.path, cfg.model.max_length = str(model), 256
+    cfg.model.dtype = cfg.rollout.dtype = dtype
     cfg.rollout.memory_gb, cfg.rollout.max_num_seqs, cfg.rollout.request_timeout_s = 0.1, 64, 60.0
     cfg.rollout.engines, cfg.rollout.api_servers = engines, api_servers
     port, log = free_port(), folder / "vllm.log"

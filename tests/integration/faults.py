@@ -52,6 +52,7 @@ def settings(folder: Path, name: str, steps: int) -> Config:
     cfg.model.path, cfg.model.max_length = str(BASE), 192
     cfg.rollout.max_new_tokens = 48
     cfg.data.prompt = "tiny"
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
     cfg.parallel = ParallelConfig(tensor=2, pipeline=2)
     cfg.optim.lr = 3e-5  # slow, so that there is something to learn, and to lose, to the last step
     cfg.grpo.dynamic_sampling, cfg.grpo.max_sampling_rounds = True, 100

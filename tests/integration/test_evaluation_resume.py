@@ -30,6 +30,7 @@ def settings(url: str, api_key: str, model: str) -> Config:
     cfg.model.path = cfg.evaluate.model = model
     cfg.model.max_length = 256
     cfg.data.prompt = "tiny"
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
     cfg.rollout.max_num_seqs = 8
     cfg.label.samples, cfg.label.max_new_tokens = 3, 8
     cfg.evaluate.samples, cfg.evaluate.temperature, cfg.evaluate.max_new_tokens = 2, 1.0, 8

@@ -35,7 +35,9 @@ def run(tmp_path_factory):
     """A run folder with a checkpoint of TP 2 × PP 2, and its weights."""
     root = tmp_path_factory.mktemp("runs")
     hf = write_model(root / "base", "qwen2")
-    cfg = Config(run=RunConfig(name="run", dir=str(root)), model=ModelConfig(path=str(hf)), parallel=FOUR)
+    cfg = Config(
+        run=RunConfig(name="run", dir=str(root)), model=ModelConfig(path=str(hf), dtype="float32"), parallel=FOUR
+    )
     weights = spawn(trained, 4, str(hf), str(root / "run" / "checkpoints"))[0]
     return cfg, weights
 

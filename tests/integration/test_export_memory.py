@@ -44,7 +44,7 @@ def sizes() -> tuple[int, int, int]:
 
 
 def save(hf: str, folder: str) -> None:
-    policy = MegatronPolicy(ModelConfig(), LAYOUT, None, hf, random_seed=0)
+    policy = MegatronPolicy(ModelConfig(dtype="float32"), LAYOUT, None, hf, random_seed=0)
     checkpoint.save(policy, folder, {"step": 1})
 
 
@@ -76,7 +76,7 @@ def export(runs: Path) -> int:
     before = resident()
     cfg = Config(
         run=RunConfig(name="run", dir=str(runs)),
-        model=ModelConfig(path=str(runs / "base")),
+        model=ModelConfig(path=str(runs / "base"), dtype="float32"),
         export=ExportConfig(shard_gb=0.2),
     )
     convert_to_hf(cfg)

@@ -40,6 +40,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
     cfg.model.path, cfg.model.max_length = str(BASE), 192
     cfg.rollout.max_new_tokens = 48
     cfg.data.prompt = "tiny"
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
     cfg.parallel = ParallelConfig(tensor=2, pipeline=2)
     cfg.optim.lr = 3e-4
     cfg.rollout.request_timeout_s = 10.0

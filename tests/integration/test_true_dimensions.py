@@ -73,7 +73,7 @@ def test_names_and_files_are_those_of_the_whole_model_and_nothing_is_allocated()
 
 def test_the_plan_knows_its_size() -> None:
     cfg = Config()
-    cfg.model.path, cfg.model.dtype = NAME, "bfloat16"
+    cfg.model.path, cfg.model.dtype, cfg.rollout.dtype = NAME, "bfloat16", "bfloat16"
     cfg.model.max_length, cfg.rollout.max_new_tokens = 4096, 2048
     cfg.parallel.tensor, cfg.parallel.data = 2, 4
     assert load_model(NAME).parameters == PARAMETERS

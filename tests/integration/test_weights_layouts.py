@@ -38,7 +38,7 @@ def through_megatron(parallel, folders):
     results = {}
     for name, folder in folders.items():
         config = AutoConfig.from_pretrained(folder)
-        chunks = build_model(config, ModelConfig(path=folder), parallel)
+        chunks = build_model(config, ModelConfig(path=folder, dtype="float32"), parallel)
         load_hf(chunks, config, folder)
         logits = megatron_logits(chunks, config.vocab_size, SEQUENCES)
         difference = None
@@ -76,7 +76,7 @@ def streamed_while_training(folder):
     parallel = ParallelConfig(tensor=2, pipeline=2)
     initialize(parallel)
     config = AutoConfig.from_pretrained(folder)
-    chunks = build_model(config, ModelConfig(path=folder), parallel)
+    chunks = build_model(config, ModelConfig(path=folder, dtype="float32"), parallel)
     load_hf(chunks, config, folder)
     kept = list(stream_hf(chunks, config, dtype=torch.bfloat16))
     dist.barrier()
@@ -100,7 +100,7 @@ def refused(parallel, folder, edits):
     """The messages with which loading refuses edited folders."""
     initialize(parallel)
     config = AutoConfig.from_pretrained(folder)
-    chunks = build_model(config, ModelConfig(path=folder), parallel)
+    chunks = build_model(config, ModelConfig(path=folder, dtype="float32"), parallel)
     messages = []
     for edited in edits:
         with pytest.raises(ValueError) as error:
@@ -135,7 +135,7 @@ def transformer_engine_names(folder):
     """Loads into, and streams out of, a model whose norms are named as Transformer Engine's fused layers name them."""
     initialize(ParallelConfig())
     config = AutoConfig.from_pretrained(folder)
-    chunks = build_model(config, ModelConfig(path=folder), ParallelConfig())
+    chunks = build_model(config, ModelConfig(path=folder, dtype="float32"), ParallelConfig())
     for layer in chunks[0].decoder.layers:
         layer.self_attention.linear_qkv.layer_norm_weight = torch.nn.Parameter(layer.input_layernorm.weight.data)
         layer.mlp.linear_fc1.layer_norm_weight = torch.nn.Parameter(layer.pre_mlp_layernorm.weight.data)

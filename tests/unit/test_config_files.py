@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.launch.dtypes import settle_dtypes
 from alphamed_nemo.launch.recipe import CONF, check_overrides, register_schema
 from alphamed_nemo.launch.settings import to_config
 
@@ -74,6 +75,14 @@ def test_the_studies_are_those_of_the_paper() -> None:
 
 def test_a_top_config_without_choices_is_the_defaults_of_the_schema() -> None:
     assert composed("train_grpo") == Config()
+
+
+@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "grpo_8b model.dtype=float32", "grpo_8b precision=fp8"])
+def test_rollouts_are_in_the_dtype_of_the_model(experiment: str) -> None:
+    name, *overrides = experiment.split()
+    cfg = composed("train_grpo", f"experiment={name}", *overrides)
+    settle_dtypes(cfg, cuda=True)
+    assert cfg.rollout.dtype == cfg.model.dtype
 
 
 def test_quickstart_is_a_pipeline_of_two_stages_of_two_ranks_on_the_tiny_model() -> None:

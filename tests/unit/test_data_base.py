@@ -27,13 +27,11 @@ def model():
 
 
 def answers(model, tokenizer, prefix=""):
-    """Greedy responses to the questions, without the prefix."""
-    found = []
-    for question in QUESTIONS:
-        prompt = torch.tensor([encode_prompt(question, tokenizer, DataConfig(prompt="tiny"), prefix)])
-        ids = model.generate(prompt, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        found.append(tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True))
-    return found
+    """Greedy responses to the questions, without the prefix; all in one batch, padded on the left."""
+    prompts = [encode_prompt(question, tokenizer, DataConfig(prompt="tiny"), prefix) for question in QUESTIONS]
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    ids = model.generate(**batch, max_new_tokens=48, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    return tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def right(responses):

@@ -20,6 +20,7 @@ def cfg(tmp_path: Path) -> Config:
     (tmp_path / "config.json").write_text(json.dumps({"head_dim": 32}))
     cfg = Config()
     cfg.model.path, cfg.run.dir = str(tmp_path), str(tmp_path / "runs")
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
     return cfg
 
 

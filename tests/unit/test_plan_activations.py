@@ -40,7 +40,7 @@ def kept_bytes(sizes: dict, tokens: int) -> float:
 
     def kept(layers: int) -> int:
         config = SimpleNamespace(**(sizes | {"num_hidden_layers": layers}))
-        (model,) = build_model(config, ModelConfig(), ParallelConfig())
+        (model,) = build_model(config, ModelConfig(dtype="float32"), ParallelConfig())
         storages = {}
 
         def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.launch.dtypes import settle_dtypes
 from alphamed_nemo.launch.recipe import CONF, register_schema
 from alphamed_nemo.launch.settings import to_config
 from alphamed_nemo.plan.changes import advise, apply, fastest
@@ -26,7 +27,9 @@ def experiment(name: str, *overrides: str) -> Config:
     register_schema()
     with initialize_config_dir(str(CONF), version_base=None):
         composed = compose("plan", [f"experiment={name}", *overrides])
-    return to_config(OmegaConf.to_container(composed, resolve=True))
+    cfg = to_config(OmegaConf.to_container(composed, resolve=True))
+    settle_dtypes(cfg, cuda=True)
+    return cfg
 
 
 def planned(name: str, *overrides: str) -> Plan:

@@ -30,7 +30,7 @@ def test_families_map_to_megatron():
     llama = transformer_config(LlamaConfig(**SIZES), ModelConfig(), ParallelConfig())
     assert (llama.num_query_groups, llama.kv_channels, llama.ffn_hidden_size) == (2, 16, 96)
     assert (llama.add_qkv_bias, llama.qk_layernorm, llama.gated_linear_unit) == (False, False, True)
-    qwen2 = transformer_config(Qwen2Config(**SIZES), ModelConfig(), ParallelConfig())
+    qwen2 = transformer_config(Qwen2Config(**SIZES), ModelConfig(dtype="float32"), ParallelConfig())
     assert (qwen2.add_qkv_bias, qwen2.qk_layernorm) == (True, False)
     qwen3 = transformer_config(Qwen3Config(**SIZES, head_dim=24), ModelConfig(dtype="bfloat16"), ParallelConfig())
     assert (qwen3.add_qkv_bias, qwen3.qk_layernorm, qwen3.kv_channels) == (False, True, 24)
@@ -100,7 +100,7 @@ def test_what_cannot_be_built_faithfully_is_refused(config, model, parallel, mes
     if message.startswith("model_type"):
         config.model_type = "gpt2"
     with pytest.raises(ValueError, match=message):
-        transformer_config(config, ModelConfig(**model), ParallelConfig(**parallel))
+        transformer_config(config, ModelConfig(**{"dtype": "float32"} | model), ParallelConfig(**parallel))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")

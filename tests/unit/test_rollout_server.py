@@ -12,6 +12,13 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.rollout.server import new_api_key, resolve_transfer, vllm_command
 
 
+def settled() -> Config:
+    """The defaults, with the dtypes that a recipe would have settled."""
+    cfg = Config()
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
+    return cfg
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 128, "num_attention_heads": 4}))
@@ -23,7 +30,7 @@ def option(argv: list[str], name: str) -> str:
 
 
 def test_the_command_carries_the_config(model: Path):
-    cfg = Config()
+    cfg = settled()
     cfg.model.max_length, cfg.run.seed = 300, 9
     cfg.rollout.memory_gb, cfg.rollout.max_num_seqs, cfg.rollout.extra_args = 0.25, 17, ["--swap-x", "1"]
     argv, env = vllm_command(cfg, model, 4321, "the-key", cuda=False)
@@ -41,7 +48,7 @@ def test_the_command_carries_the_config(model: Path):
 
 def test_threads_are_all_cores_but_one_unless_they_are_given(model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(9)))
-    cfg = Config()
+    cfg = settled()
     assert vllm_command(cfg, model, 1, "k", cuda=False)[1]["OMP_NUM_THREADS"] == "8"
     cfg.rollout.tensor = 2
     assert vllm_command(cfg, model, 1, "k", cuda=False)[1]["OMP_NUM_THREADS"] == "4"
@@ -51,32 +58,32 @@ def test_threads_are_all_cores_but_one_unless_they_are_given(model: Path, monkey
 
 def test_several_engines_share_the_cores(model: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
-    cfg = Config()
+    cfg = settled()
     cfg.rollout.engines = 4
     argv, env = vllm_command(cfg, model, 1, "k", cuda=False)
     assert option(argv, "--data-parallel-size") == "4"
     assert env["OMP_NUM_THREADS"] == "2"
     argv, _ = vllm_command(cfg, model, 1, "k", cuda=True)
     assert option(argv, "--data-parallel-size") == "4"
-    assert "--data-parallel-size" not in vllm_command(Config(), model, 1, "k", cuda=False)[0]
+    assert "--data-parallel-size" not in vllm_command(settled(), model, 1, "k", cuda=False)[0]
 
 
 @pytest.mark.parametrize(("api_servers", "cuda", "expected"), [(0, False, "1"), (0, True, "8"), (2, True, "2")])
 def test_there_is_an_http_process_for_each_gpu(model: Path, api_servers: int, cuda: bool, expected: str):
-    cfg = Config()
+    cfg = settled()
     cfg.rollout.tensor, cfg.rollout.engines, cfg.rollout.api_servers = 2, 4, api_servers
     assert option(vllm_command(cfg, model, 1, "k", cuda=cuda)[0], "--api-server-count") == expected
 
 
 def test_statistics_are_kept_unless_they_are_refused(model: Path):
-    cfg = Config()
+    cfg = settled()
     assert "--disable-log-stats" not in vllm_command(cfg, model, 1, "k", cuda=True)[0]
     cfg.rollout.log_stats = False
     assert "--disable-log-stats" in vllm_command(cfg, model, 1, "k", cuda=True)[0]
 
 
 def test_the_key_is_in_the_environment_and_not_on_the_command_line(model: Path):
-    argv, env = vllm_command(Config(), model, 1, "the-key", cuda=False)
+    argv, env = vllm_command(settled(), model, 1, "the-key", cuda=False)
     assert env["VLLM_API_KEY"] == "the-key"
     assert not any("the-key" in word for word in argv)
     assert len(new_api_key()) >= 32
@@ -86,18 +93,18 @@ def test_the_key_is_in_the_environment_and_not_on_the_command_line(model: Path):
 def test_the_front_that_knows_no_middleware_is_not_used(model: Path, monkeypatch: pytest.MonkeyPatch):
     """It would answer without the key."""
     monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
-    _, env = vllm_command(Config(), model, 1, "k", cuda=True)
+    _, env = vllm_command(settled(), model, 1, "k", cuda=True)
     assert (os.environ | env)["VLLM_USE_RUST_FRONTEND"] == "0"
 
 
 def test_only_this_projects_plugin_is_loaded(model: Path):
     """NeMo registers a vLLM plugin, which costs ten seconds in each process."""
-    _, env = vllm_command(Config(), model, 1, "k", cuda=False)
+    _, env = vllm_command(settled(), model, 1, "k", cuda=False)
     assert env["VLLM_PLUGINS"] == "alphamed_shm_transfer"
 
 
 def test_a_gpu_server_compiles_and_takes_its_share_of_the_device(model: Path):
-    cfg = Config()
+    cfg = settled()
     cfg.rollout.tensor, cfg.rollout.transfer = 4, "nccl"
     argv, env = vllm_command(cfg, model, 1, "k", cuda=True)
     assert "--enforce-eager" not in argv
@@ -131,21 +138,21 @@ def test_a_carrier_that_cannot_work_is_refused(transfer: str, cuda: bool):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_all_interfaces_are_refused(model: Path, host: str):
     with pytest.raises(ValueError, match="rollout.host"):
-        vllm_command(Config(), model, 1, "k", host=host, cuda=False)
+        vllm_command(settled(), model, 1, "k", host=host, cuda=False)
 
 
 def test_an_empty_key_is_refused(model: Path):
     with pytest.raises(ValueError, match="rollout.api_key"):
-        vllm_command(Config(), model, 1, "", cuda=False)
+        vllm_command(settled(), model, 1, "", cuda=False)
 
 
 def test_heads_that_the_cpu_attention_does_not_know_are_refused(model: Path):
     (model / "config.json").write_text(json.dumps({"hidden_size": 64, "num_attention_heads": 4}))
     with pytest.raises(ValueError, match="heads of size 16"):
-        vllm_command(Config(), model, 1, "k", cuda=False)
-    vllm_command(Config(), model, 1, "k", cuda=True)
+        vllm_command(settled(), model, 1, "k", cuda=False)
+    vllm_command(settled(), model, 1, "k", cuda=True)
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="has no config.json"):
-        vllm_command(Config(), tmp_path, 1, "k", cuda=False)
+        vllm_command(settled(), tmp_path, 1, "k", cuda=False)

@@ -23,6 +23,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     cfg = Config()
     cfg.run.dir, cfg.run.name = str(tmp_path), "test"
     cfg.model.path = str(tmp_path / "model")
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
     cfg.parallel.tensor, cfg.parallel.pipeline, cfg.parallel.data = 2, 2, 4
     cfg.rollout.tensor, cfg.rollout.max_new_tokens, cfg.model.max_length = 4, 1500, 2048
     for name, value in KEYS.items():

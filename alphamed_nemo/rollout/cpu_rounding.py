@@ -1,0 +1,85 @@
+"""Rotary embedding and attention that round, where vLLM's CPU kernels cut float32 off to bfloat16.
+
+Compiled for AVX2, or for AVX-512 without bfloat16, each of vLLM's own kernels ends in such a cut: its results are
+smaller by half a unit in the last place on average. Products of matrices, by oneDNN and torch, round. The norms are in
+`cpu_norm.py`; here the other two kernels work in float32, whose results torch rounds. The key-value cache is then in
+float32 as well, since attention reads it in the dtype of the queries: half as many tokens fit into the same memory.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+
+def register() -> None:
+    """Once a process, before vLLM builds a model. Models in float32 are computed as before."""
+    from vllm.model_executor.layers.attention import attention
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+    from vllm.v1.attention.backends import cpu_attn
+
+    if getattr(RotaryEmbedding.forward_cpu, "alphamed", False):
+        return
+    RotaryEmbedding.forward_cpu = _rotation(RotaryEmbedding.forward_cpu)
+    attention.kv_cache_dtype_str_to_dtype = _wide_cache(attention.kv_cache_dtype_str_to_dtype)
+    builder, backend = cpu_attn.CPUAttentionMetadataBuilder, cpu_attn.CPUAttentionBackendImpl
+    builder.__init__ = _wide_builder(builder.__init__)
+    backend.forward = _wide_attention(backend.forward)
+    backend.do_kv_cache_update = _wide_update(backend.do_kv_cache_update)
+
+
+def _rotation(original):
+    @wraps(original)
+    def forward_cpu(self, positions: Tensor, query: Tensor, key: Tensor | None = None):
+        if query.dtype == torch.float32:
+            return original(self, positions, query, key)
+        angles = getattr(self, "alphamed_angles", None)  # cosines and sines, rounded to bfloat16 as the trainer's are
+        if angles is None:
+            angles = self._match_cos_sin_cache_dtype(query).float()
+            object.__setattr__(self, "alphamed_angles", angles)  # not a buffer of the module
+        wide = [None if each is None else each.float() for each in (query, key)]
+        torch.ops._C.rotary_embedding(positions, *wide, self.head_size, angles, self.is_neox_style)
+        return query.copy_(wide[0]), None if key is None else key.copy_(wide[1])
+
+    forward_cpu.alphamed = True
+    return forward_cpu
+
+
+def _wide_cache(original):
+    @wraps(original)
+    def dtype(kv_cache_dtype: str, model_config) -> torch.dtype:
+        return torch.float32 if kv_cache_dtype == "auto" else original(kv_cache_dtype, model_config)
+
+    return dtype
+
+
+def _wide_builder(original):
+    @wraps(original)
+    def init(self, kv_cache_spec, *args, **kwargs) -> None:
+        original(self, kv_cache_spec, *args, **kwargs)
+        self.dtype = kv_cache_spec.dtype
+
+    return init
+
+
+def _wide_attention(original):
+    @wraps(original)
+    def forward(self, layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs) -> Tensor:
+        if query.dtype == kv_cache.dtype:
+            return original(self, layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs)
+        inputs = (each.to(kv_cache.dtype) for each in (query, key, value))
+        wide = torch.empty_like(output, dtype=kv_cache.dtype)
+        original(self, layer, *inputs, kv_cache, attn_metadata, wide, *args, **kwargs)
+        return output.copy_(wide)
+
+    return forward
+
+
+def _wide_update(original):
+    @wraps(original)
+    def do_kv_cache_update(self, layer, key, value, kv_cache, slot_mapping) -> None:
+        original(self, layer, key.to(kv_cache.dtype), value.to(kv_cache.dtype), kv_cache, slot_mapping)
+
+    return do_kv_cache_update
