@@ -146,13 +146,16 @@ def front_matter(path: Path) -> dict[str, Any]:
 
 def is_hub_name(name: Any) -> bool:
     """Whether this has the form `organization/model`. A path is none, though `models/Llama` cannot be told from one."""
-    if not isinstance(name, str) or name.count("/") != 1:
-        return False
+    return isinstance(name, str) and name.count("/") == 1 and name[0] not in ".~/" and is_repository(name)
+
+
+def is_repository(name: str) -> bool:
+    """Whether the hub could have a repository of this name, with an organization or, as its oldest ones, without."""
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not name.startswith(("./", "../", "~/"))
+    return True
 
 
 def legal_files(folder: Path) -> list[Path]:

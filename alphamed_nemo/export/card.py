@@ -8,7 +8,7 @@ from typing import Any
 
 from alphamed_nemo.data.difficulty import describe
 from alphamed_nemo.export import markdown
-from alphamed_nemo.export.base_model import UNKNOWN, BaseModel
+from alphamed_nemo.export.base_model import UNKNOWN, BaseModel, is_repository
 from alphamed_nemo.export.card_results import Row, front_text, model_index, section
 from alphamed_nemo.export.card_settings import training_rows
 from alphamed_nemo.export.training_record import TrainingRecord
@@ -33,11 +33,13 @@ class Prompt:
     """How the model is asked.
 
     Attributes:
+        template: with the parts of a question named in braces.
         text: an example, as the user's turn.
         sent: the same as the model reads it, with its chat template and special tokens.
         chat: the chat template is used.
     """
 
+    template: str
     text: str
     sent: str
     chat: bool
@@ -91,9 +93,8 @@ def render(card: ModelCard) -> str:
     parts += ["## License", _license(card)]
     parts += [
         "## Provenance",
-        "`provenance.json` holds the SHA-256 of every file of the model, of the base model and of the checkpoint, the "
-        "training settings, and the versions of the code. Files that were left out of it: this card, which evaluations "
-        "add to.",
+        "`provenance.json` holds the SHA-256 of the files here, of the base model and of the checkpoint, the training "
+        "settings and the versions of the code. This card is not among them, since evaluations add to it.",
     ]
     return front_text(_front(card)) + "\n" + "\n\n".join(parts) + "\n"
 
@@ -107,8 +108,9 @@ def _front(card: ModelCard) -> dict[str, Any]:
             del values["license_link"]
     values["library_name"] = "transformers"
     values["pipeline_tag"] = "text-generation"
-    values["base_model"] = base.hub or base.made_from or base.name
-    if sets := [one.hub or one.name for one in card.record.data_sets]:
+    if is_repository(origin := base.hub or base.made_from or base.name):
+        values["base_model"] = origin
+    if sets := [one.hub or one.name for one in card.record.data_sets if is_repository(one.hub or one.name)]:
         values["datasets"] = sets
     values["tags"] = ["medical", "reasoning", "grpo", "reinforcement-learning", "alphamed"]
     if index := model_index(card.name, card.rows, card.on_hub or {}):
@@ -120,8 +122,8 @@ def _introduction(card: ModelCard) -> str:
     base = _linked(card.base.name, card.base.hub)
     if card.record.weights_only:
         return (
-            f"The weights of {base}, converted by AlphaMed-NeMo and back, with no training in between that the "
-            "checkpoint would know of."
+            "Weights that AlphaMed-NeMo converted from a Hugging Face folder to a checkpoint and back, with the "
+            f"config and the tokenizer of {base}. The checkpoint knows of no training in between."
         )
     if not card.record.settings:
         return (
@@ -129,7 +131,7 @@ def _introduction(card: ModelCard) -> str:
             "card was written, so how it was trained, and on what, is not known here."
         )
     invented = card.record.get("data.source") == "clinic"
-    what = "questions about an invented clinic" if invented else "medical questions"
+    what = "an invented clinic" if invented else "medical questions"
     text = (
         f"{base}, trained with AlphaMed-NeMo to reason about {what}: reinforcement learning (GRPO) with one rule as "
         "its reward, whether the final answer to a multiple-choice question is correct. There were no examples of "
@@ -159,14 +161,15 @@ def _usage(card: ModelCard) -> str:
     if prompt is None:
         return "How this model was asked in training is not known: its card was written without the run's config.yaml."
     tokens = card.record.get("rollout.max_new_tokens", 1024)
-    text = "the chat template, as one user turn, is part of it" if prompt.chat else "plain text: no chat template"
+    text = "as one user turn of the chat template" if prompt.chat else "as plain text, without a chat template"
     return "\n\n".join(
         [
-            f"Ask as in training ({text}). The question comes first, then a line for each option.",
-            f"With transformers:\n\n```python\n{transformers_code(prompt.text, prompt.chat, tokens)}```",
-            f"With vLLM:\n\n```python\n{vllm_code(prompt.text, prompt.chat, tokens)}```",
-            f"This is the template `{card.record.data.prompt}`. All that the model reads, special tokens included:",
-            f"````text\n{prompt.sent.rstrip()}\n````",
+            f"Ask as in training: with the prompt template `{card.record.data.prompt}`, {text}.",
+            f"```text\n{prompt.template}\n```",
+            "A text that the question refers to, such as an abstract, comes before it.",
+            f"### transformers\n\n```python\n{transformers_code(prompt.text, prompt.chat, tokens)}```",
+            f"### vLLM\n\n```python\n{vllm_code(prompt.text, prompt.chat, tokens)}```",
+            f"All that the model reads in this example, special tokens included:\n\n```text\n{prompt.sent}\n```",
         ]
     )
 

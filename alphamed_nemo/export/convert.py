@@ -62,7 +62,7 @@ def convert_to_hf(cfg: Config) -> Conversion:
     source = _checkpoint(cfg)
     origin = origin_of(cfg, source)
     step, base, out = origin.record.step, origin.base.folder, Path(cfg.export.out or RunFolder.of(cfg).hf)
-    dtype = cfg.export.dtype or _trained_dtype(origin)
+    dtype = cfg.export.dtype or origin.trained_dtype
 
     runtime.initialize(ParallelConfig())
     _return_freed_memory()
@@ -123,13 +123,6 @@ def origin_of(cfg: Config, source: Path) -> Origin:
     if folder is not None and given and Path(given).resolve() != folder.resolve():
         logger.warning("model.path: the run was trained from %s; that is used, and not %s", folder, given)
     return Origin(BaseModel.of(folder or given, trained_from), record)
-
-
-def _trained_dtype(origin: Origin) -> str:
-    """The type that the model was trained in; without a run, that of its base model."""
-    config = json.loads((origin.base.folder / "config.json").read_text())
-    known = [origin.record.get("model.dtype"), config.get("dtype"), config.get("torch_dtype")]
-    return next((name for name in known if name in DTYPES), "float32")
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -21,7 +21,9 @@ _URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s\"'<>)\]`/?#]*)", re.IGNORECASE
 _ADDRESS = re.compile(r"(?<![\w.])(?:localhost|(?:\d{1,3}\.){3}\d{1,3}):\d{2,5}\b")
 _ABSOLUTE = re.compile(r"(?<![\w./:<>$}{)*~-])/(?:[A-Za-z_.][\w.@+-]*/)+[\w.@+-]*")
 _ROOTS = re.compile(r"(?<![\w./:<-])/(?:home|root|Users|mnt|tmp|scratch|lustre|gpfs|nfs|workspace)\b(?:/[\w.@+-]*)*")
-_OTHER_PATHS = re.compile(r"(?<!\w)~[\w-]*/[\w.-]+|\b[A-Za-z]:\\[\w.\\-]+|\\\\[\w.-]+\\[\w.$\\-]+|\bfile:/\S+")
+_OTHER_PATHS = re.compile(
+    r"(?<!\w)~(?:[A-Za-z_][\w-]*)?/[A-Za-z_.][\w./-]*|\b[A-Za-z]:\\[\w.\\-]+|\\\\[\w.-]+\\[\w.$\\-]+|\bfile:/\S+"
+)
 _KEYS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
     r"|AKIA[0-9A-Z]{12,}|xox[abprs]-[\w-]{8,}|wandb_v\d_\w{16,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)"
@@ -31,7 +33,7 @@ _SECRET_NAME = r"api[_-]?key|access[_-]?key|private[_-]?key|secret(?:[_-]?key)?|
 _ASSIGNED = re.compile(rf"(?:{_SECRET_NAME})[\"']?\s*(?:[=:]|\s)\s*[\"']?([^\s\"',;}}]{{3,}})", re.IGNORECASE)
 _FLAG = re.compile(rf"--(?:{_SECRET_NAME}|token)[=\s]\s*(\S+)|\bbearer\s+([\w.~+/=-]{{8,}})", re.IGNORECASE)
 _SECRET_KEY = re.compile(rf"(?:^|_)(?:{_SECRET_NAME})$|^(?:auth|access|hub|hf|bearer|wandb)?_?token$", re.IGNORECASE)
-_SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL")
+_SECRET_VARIABLE = re.compile(r"(?:^|_)(?:API)?(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
 _SHORTEST = 4  # letters of a user's or host's name that can be told from a word's part
 # Accounts that say nothing of a person, and words of every card.
 _COMMON = set("root user users ubuntu admin debian runner docker nobody test main train data model home host".split())

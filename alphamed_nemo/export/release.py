@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from alphamed_nemo.export import card, card_results, leaks, provenance
 from alphamed_nemo.export.base_model import BaseModel, legal_files
 from alphamed_nemo.export.shards import write_shards
 from alphamed_nemo.export.training_record import TrainingRecord, hub_sets
-from alphamed_nemo.export.usage import EXAMPLE
+from alphamed_nemo.export.usage import EXAMPLE, TEMPLATE
 from alphamed_nemo.policy import manifest
 from alphamed_nemo.policy.weights import hf_shapes
 
@@ -42,6 +42,13 @@ class Origin:
 
     base: BaseModel
     record: TrainingRecord
+
+    @property
+    def trained_dtype(self) -> str:
+        """The type that the model was trained in; without a run, that of its base model."""
+        config = provenance.read_json(self.base.folder / "config.json")
+        known = [self.record.get("model.dtype"), config.get("dtype"), config.get("torch_dtype")]
+        return next((name for name in known if name in DTYPES), "float32")
 
 
 def export_hf(
@@ -173,8 +180,13 @@ def _prompt(base: BaseModel, record: TrainingRecord) -> card.Prompt | None:
     data, tokenizer = record.data, AutoTokenizer.from_pretrained(base.folder)
     invented = data.source == "clinic" and record.questions  # about the clinic this model knows more than about us
     question = record.questions[0] if invented else EXAMPLE
-    sent = tokenizer.decode(encode_prompt(question, tokenizer, data), skip_special_tokens=False)
-    return card.Prompt(format_prompt(question, data.prompt), sent, bool(data.chat_template))
+    ids = encode_prompt(question, tokenizer, data)
+    return card.Prompt(
+        template=format_prompt(TEMPLATE, data.prompt),
+        text=format_prompt(question, data.prompt),
+        sent=tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+        chat=ids != encode_prompt(question, tokenizer, replace(data, chat_template=False)),
+    )
 
 
 def _refuse(base_folder: Path, out: Path, dtype: str) -> None:

@@ -14,6 +14,8 @@ EXAMPLE = Question(
     "C",
 )
 
+TEMPLATE = Question("template", "template", "{question}", ("{first option}", "{second option, and so on}"), "A")
+
 _TRANSFORMERS = '''\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -30,7 +32,7 @@ _CHAT = """\
 inputs = tokenizer.apply_chat_template(
     [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
 )"""
-_RAW = 'inputs = tokenizer(prompt, return_tensors="pt")  # as it is: this model knows no chat template'
+_RAW = 'inputs = tokenizer(prompt, return_tensors="pt")  # the text as it is, no chat template'
 _VLLM = '''\
 from vllm import LLM, SamplingParams
 
