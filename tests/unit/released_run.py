@@ -1,4 +1,4 @@
-"""A run folder as training leaves it, with the shipped base model's own weights as what was trained; and its release."""
+"""A run folder as training leaves it, whose trained weights are those of the shipped base model; and its release."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_a_base_model_that_has_moved_keeps_the_name_that_it_was_trained_under(ba
             License("other", "qwen-research", "LICENSE", ("LICENSE",)),
         ),
         ("", {"LICENSE": LLAMA}, License("llama3.1", files=("LICENSE",))),
-        ("", {"License.txt": "\n  Apache License\n   Version 2.0, January 2004"}, License("apache-2.0", "", "", ("License.txt",))),
+        ("", {"License": "\n  Apache License\n   Version 2.0, 2004"}, License("apache-2.0", "", "", ("License",))),
         ("", {"LICENSE": "Ours alone."}, License("other", "see-license-file", "LICENSE", ("LICENSE",))),
         ("---\nlicense: [\n---", {}, License("unknown")),
         ("", {}, License("unknown")),
