@@ -105,7 +105,7 @@ def questions_identity(questions: Iterable[Question]) -> str:
 
 
 def model_identity(path: str | Path) -> str:
-    """A short hash of a Hugging Face folder's weights, config and tokenizer; the name itself where it is no folder.
+    """A short hash of a Hugging Face folder's weights, config, tokenizer and chat template; its name if it is no folder.
 
     A release's provenance.json, which says when it was made, is no part of it.
     """
@@ -113,7 +113,7 @@ def model_identity(path: str | Path) -> str:
     if not str(path) or not folder.is_dir():
         return str(path)
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+    for file in (file for suffix in ("safetensors", "json", "jinja") for file in sorted(folder.glob(f"*.{suffix}"))):
         if file.name == PROVENANCE:
             continue
         digest.update(f"{file.name} {file.stat().st_size} ".encode())

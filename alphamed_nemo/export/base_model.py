@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from alphamed_nemo.export import provenance
 UNKNOWN = "unknown"  # the hub's own identifier for a license that nobody has stated
 LEGAL = ("license*", "licence*", "copying*", "notice*", "use_policy*")  # file names, in lower case
 _SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)")  # a folder of the hub's cache
+_FOLDERS = set(
+    "base cache checkpoints ckpts data hf hf.co home huggingface.co mnt model models out output runs".split()
+)
+_FOLDERS |= set("outputs pretrained tmp weights work workspace".split())
 _LINK = re.compile(r"huggingface\.co/([\w.-]+/[\w.-]+)/blob/")
 _FROM_TEXT = (  # opening words of a license file → identifier, and name where the identifier is "other"
     (r"apache license\s+version 2\.0", "apache-2.0", ""),
@@ -121,6 +126,7 @@ class BaseModel:
             family=str(config.get("model_type", "")),
         )
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """For provenance.json. `weights` is what evaluations of the base model carry."""
         names = ("config.json", "model.safetensors", "model.safetensors.index.json")
@@ -145,8 +151,10 @@ def front_matter(path: Path) -> dict[str, Any]:
 
 
 def is_hub_name(name: Any) -> bool:
-    """Whether this has the form `organization/model`. A path is none, though `models/Llama` cannot be told from one."""
-    return isinstance(name, str) and name.count("/") == 1 and name[0] not in ".~/" and is_repository(name)
+    """Whether this is of the form `organization/model`, and not a path: no organization is called `models`."""
+    if not isinstance(name, str) or name.count("/") != 1 or name[0] in ".~/":
+        return False
+    return name.partition("/")[0].lower() not in _FOLDERS and is_repository(name)
 
 
 def is_repository(name: str) -> bool:
@@ -177,8 +185,9 @@ def _hub_name(folder: Path, trained_as: str, about: dict[str, Any], config: dict
     link = _LINK.search(str(about.get("license_link", "")))
     stated = [about.get("model_name"), about.get("model_id"), first.get("name"), link and link[1]]
     text = _text(folder / "README.md")
-    names = {Path(trained_as or folder).name.lower(), folder.name.lower()}
-    stated += [found for found in re.findall(r"[\w.-]+/[\w.-]+", text) if found.split("/")[1].lower() in names]
+    for own in dict.fromkeys((Path(trained_as or folder).name, folder.name)):
+        if re.search(r"\d", own):  # "base" or "model" may stand behind any slash
+            stated += re.findall(rf"([\w.-]+/{re.escape(own)})(?![\w-])", text, re.IGNORECASE)
     stated.append(config.get("_name_or_path"))
     return next((name for name in stated if is_hub_name(name) and not Path(name).exists()), "")
 

@@ -47,8 +47,9 @@ class Row:
 def find_results(evaluations: Path, origin: dict[str, Any]) -> list[Row]:
     """Results in a run's eval folder that are of a release, or of its base model; the release's first.
 
-    A result is of the release if it carries the hash that provenance.json has for the model, and the base model's if
-    it carries the identity of the base model's files. Of several with the same settings the newest stays.
+    A result is of the release if it carries the hash that provenance.json has for the model, and the identity of the
+    files that were there when it was asked is still that of the export; it is the base model's if it carries the
+    identity of the base model's files. Of several with the same settings the newest stays.
     """
     found: dict[str, Row] = {}
     for path in sorted(evaluations.glob("*.json")):
@@ -60,7 +61,7 @@ def find_results(evaluations: Path, origin: dict[str, Any]) -> list[Row]:
         asked = result.settings
         if asked.get("weight_version"):  # sampled from weights that a trainer had sent, not from the folder
             continue
-        if asked.get("release") and asked["release"] == origin["model_sha256"]:
+        if asked.get("release") == origin["model_sha256"] and asked.get("weights") == origin["weights"]:
             row = Row(OWN, result)
         elif asked.get("weights") and asked["weights"] == origin["base_model"]["weights"]:
             row = Row(BASE, result)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
+from alphamed_nemo.evaluation.journal import model_identity
 from alphamed_nemo.export import card, card_results, leaks, provenance
 from alphamed_nemo.export.base_model import BaseModel, legal_files
 from alphamed_nemo.export.shards import write_shards
@@ -130,10 +131,11 @@ def _describe(
     about = {
         "name": card.released_name(base, record),
         "model_sha256": provenance.model_sha256(files),
+        "weights": model_identity(folder),
         "step": record.step,
         "dtype": dtype,
         **found,
-        "base_model": base.identity(),
+        "base_model": base.identity,
         "checkpoint": {
             "name": record.checkpoint.name,
             "manifest_sha256": manifest.digest(record.checkpoint / manifest.NAME),

@@ -71,7 +71,11 @@ class TrainingRecord:
 
     @classmethod
     def of(cls, source: str | Path) -> TrainingRecord:
-        """Reads what lies around a whole checkpoint."""
+        """Reads what lies around a whole checkpoint.
+
+        Raises:
+            ValueError: a file that is there cannot be read; names it.
+        """
         source = Path(source)
         about, state = manifest.read(source), provenance.read_json(source / checkpoint.STATE)
         weights_only = not about.get("optimizer", True)  # then config.yaml is of another model's training
@@ -79,7 +83,7 @@ class TrainingRecord:
         known = {
             "checkpoint": source,
             "folder": folder,
-            "settings": (yaml.safe_load(folder.config.read_text()) or {}) if folder else {},
+            "settings": _settings(folder.config) if folder else {},
             "step": state.get("step", 0),
             "weights_only": weights_only,
             "made_with": {key: about[key] for key in ("layout", "torch", "megatron") if key in about},
@@ -150,6 +154,16 @@ def _run_folder(source: Path) -> RunFolder | None:
         if place.parent == folder.checkpoints and folder.config.is_file():
             return folder
     return None
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: found {type(values).__name__}, expected a run's settings")
+    return values
 
 
 def _questions(record: TrainingRecord, state: dict[str, Any]) -> list[Question]:

@@ -40,13 +40,16 @@ def base(tmp_path):
         ("Qwen3-8B", 'model_name = "Qwen/Qwen3-8B"', {}, "Qwen/Qwen3-8B"),
         ("m", "", {"_name_or_path": "/home/alice/models/m"}, ""),
         ("m", "", {"_name_or_path": "./out/m"}, ""),
+        ("m", "", {"_name_or_path": "models/m"}, ""),
+        ("m", "a choice of the rate/m", {}, ""),
+        ("Qwen3-8B", "https://huggingface.co/Qwen/Qwen3-8B/tree/main and models/Qwen3-8B", {}, "Qwen/Qwen3-8B"),
         ("m", "---\nmodel-index: []\nbase_model:\n---", {}, ""),
     ],
 )
 def test_its_name_on_the_hub_where_the_folder_tells(base, name, readme, config, expected):
     found = BaseModel.of(base(name, readme, config))
     assert found.hub == expected
-    assert found.name == (expected or "m")
+    assert found.name == (expected or name)
 
 
 def test_what_a_base_model_was_made_from_is_not_its_name(base):

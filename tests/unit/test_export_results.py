@@ -124,6 +124,15 @@ def test_a_changed_release_gets_no_results(folder):
     assert card_of(folder) == before
 
 
+def test_a_result_of_a_changed_release_is_not_one_of_the_next_export(folder):
+    config = json.loads((folder.hf / "config.json").read_text())
+    (folder.hf / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    write(folder, "trained", evaluation(folder.hf, 30))
+    assert not update_card(folder.hf, folder.eval)
+    release(folder.checkpoints / "step_20", folder.hf)
+    assert not update_card(folder.hf, folder.eval) and "not been evaluated" in card_of(folder)
+
+
 def test_a_result_that_would_give_something_away_is_refused(folder):
     write(folder, "trained", evaluation(folder.hf, 30, force_prefix="/home/alice/x"))
     before = card_of(folder)
