@@ -85,7 +85,9 @@ class DataConfig:
     train: str = ""  # question file; empty: <run>/data/train.jsonl
     heldout: str = ""  # question file; empty: <run>/data/heldout.jsonl
     prompt: str = "alphamed"  # prompt template, see data/prompts.py
-    chat_template: bool | None = None  # wrap the prompt in the model's chat template; null: where it is an instruct model
+    chat_template: bool | None = (
+        None  # wrap the prompt in the model's chat template; null: where it is an instruct model
+    )
     template_date: str = "2024-07-26"  # what a chat template that writes today's date writes instead
     max_prompt_tokens: int = 1024  # room for a prompt in model.max_length
     train_questions: int = 1200  # of the embedded bank

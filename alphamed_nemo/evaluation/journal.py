@@ -105,7 +105,7 @@ def questions_identity(questions: Iterable[Question]) -> str:
 
 
 def model_identity(path: str | Path) -> str:
-    """A short hash of a Hugging Face folder's weights, config, tokenizer and chat template; its name if it is no folder.
+    """A short hash of a Hugging Face folder's weights, config, tokenizer and chat template; the path if it is none.
 
     A release's provenance.json, which says when it was made, is no part of it.
     """

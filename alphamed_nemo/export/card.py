@@ -37,12 +37,14 @@ class Prompt:
         text: an example, as the user's turn.
         sent: the same as the model reads it, with its chat template and special tokens.
         chat: the chat template is used.
+        date: what the chat template writes where it would write today's; empty where it writes none.
     """
 
     template: str
     text: str
     sent: str
     chat: bool
+    date: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,8 @@ def _usage(card: ModelCard) -> str:
             f"Ask as in training: with the prompt template `{card.record.data.prompt}`, {text}.",
             f"```text\n{prompt.template}\n```",
             "A text that the question refers to, such as an abstract, comes before it.",
-            f"### transformers\n\n```python\n{transformers_code(prompt.text, prompt.chat, tokens)}```",
-            f"### vLLM\n\n```python\n{vllm_code(prompt.text, prompt.chat, tokens)}```",
+            f"### transformers\n\n```python\n{transformers_code(prompt.text, prompt.chat, tokens, prompt.date)}```",
+            f"### vLLM\n\n```python\n{vllm_code(prompt.text, prompt.chat, tokens, prompt.date)}```",
             f"All that the model reads in this example, special tokens included:\n\n```text\n{prompt.sent}\n```",
         ]
     )

@@ -69,7 +69,7 @@ def _sampling(record: TrainingRecord) -> str:
 
 def _lengths(record: TrainingRecord) -> str:
     response, whole = record["rollout.max_new_tokens"], record["model.max_length"]
-    return f"at most {response} tokens in a response, {whole} with the prompt"
+    return f"at most {response} tokens in a response" + (f", {whole} with the prompt" if whole else "")
 
 
 def _optimizer(record: TrainingRecord) -> str:

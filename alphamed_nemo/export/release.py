@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from alphamed_nemo.data.prompts import encode_prompt, format_prompt
+from alphamed_nemo.data.prompts import encode_prompt, format_prompt, uses_chat_template
 from alphamed_nemo.evaluation.journal import model_identity
 from alphamed_nemo.export import card, card_results, leaks, provenance
 from alphamed_nemo.export.base_model import BaseModel, legal_files
@@ -182,12 +183,15 @@ def _prompt(base: BaseModel, record: TrainingRecord) -> card.Prompt | None:
     data, tokenizer = record.data, AutoTokenizer.from_pretrained(base.folder)
     invented = data.source == "clinic" and record.questions  # about the clinic this model knows more than about us
     question = record.questions[0] if invented else EXAMPLE
-    ids = encode_prompt(question, tokenizer, data)
+    chat = uses_chat_template(tokenizer, data)
+    dated = chat and "date_string" in str(tokenizer.chat_template)
+    sent = encode_prompt(question, tokenizer, data)
     return card.Prompt(
         template=format_prompt(TEMPLATE, data.prompt),
         text=format_prompt(question, data.prompt),
-        sent=tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
-        chat=ids != encode_prompt(question, tokenizer, replace(data, chat_template=False)),
+        sent=tokenizer.decode(sent, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+        chat=chat,
+        date=date.fromisoformat(data.template_date).strftime("%d %b %Y") if dated else "",
     )
 
 

@@ -29,9 +29,8 @@ output = model.generate(**inputs, do_sample=False, max_new_tokens={max_new_token
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 '''
 _CHAT = """\
-inputs = tokenizer.apply_chat_template(
-    [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
-)"""
+turn = [{"role": "user", "content": prompt}]
+inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True, return_tensors="pt"%s)"""
 _RAW = 'inputs = tokenizer(prompt, return_tensors="pt")  # the text as it is, no chat template'
 _VLLM = '''\
 from vllm import LLM, SamplingParams
@@ -44,18 +43,22 @@ print(outputs[0].outputs[0].text)
 '''
 
 
-def transformers_code(prompt: str, chat: bool, max_new_tokens: int) -> str:
+def transformers_code(prompt: str, chat: bool, max_new_tokens: int, date: str = "") -> str:
     """A program that asks one question greedily.
 
     Args:
         prompt: the text of the user's turn.
         chat: whether the model was trained with its chat template around it.
         max_new_tokens: the longest response.
+        date: that of the chat template in training; empty where it writes none.
     """
-    return _TRANSFORMERS.format(prompt=prompt, encode=_CHAT if chat else _RAW, max_new_tokens=max_new_tokens)
+    encode = _CHAT % (f', date_string="{date}"' if date else "") if chat else _RAW
+    return _TRANSFORMERS.format(prompt=prompt, encode=encode, max_new_tokens=max_new_tokens)
 
 
-def vllm_code(prompt: str, chat: bool, max_new_tokens: int) -> str:
+def vllm_code(prompt: str, chat: bool, max_new_tokens: int, date: str = "") -> str:
     """The same in vLLM; arguments as above."""
-    ask = 'llm.chat([{"role": "user", "content": prompt}], params)' if chat else "llm.generate([prompt], params)"
+    dated = f', chat_template_kwargs={{"date_string": "{date}"}}' if date else ""
+    ask = f'llm.chat([{{"role": "user", "content": prompt}}], params{dated})'
+    ask = ask if chat else "llm.generate([prompt], params)"
     return _VLLM.format(prompt=prompt, ask=ask, max_new_tokens=max_new_tokens)

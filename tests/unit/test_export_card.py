@@ -31,6 +31,7 @@ from tests.unit.released_run import TINY, copy_base, make_checkpoint, make_run, 
 
 LLAMA_README = "---\nlicense: llama3.1\nbase_model: meta-llama/Llama-3.1-8B\n---\n"
 CHAT = "{% for m in messages %}<|begin_of_text|>[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
+DATED = "Today is {{ date_string if date_string is defined else strftime_now('%d %b %Y') }}. " + CHAT
 
 
 def card_of(folder: Path) -> str:
@@ -59,9 +60,8 @@ def test_the_card_says_what_the_run_recorded(cfg, checkpoint, tmp_path):
     assert "# demo\n" in card and "invented clinic" in card and "no medical advice" in card and "HealthBench" in card
     assert "| license | unknown: see the base model |" in card
     assert "| trained on | 60 questions: clinic 60 |" in card
-    assert (
-        "| clinic | 60 | L1 10, L2 10, L3 10, L4 10, L5 10, L6 10 |" in card and "120 questions were labelled" in card
-    )
+    assert "| clinic | 60 | L1 10, L2 10, L3 10, L4 10, L5 10, L6 10 |" in card
+    assert "120 questions were labelled" in card
     assert "| steps | 20; 9.67 passes over the questions |" in card
     assert "| optimizer | AdamW, learning rate 1e-06, constant, weight decay 0, gradient norm clipped at 1 |" in card
     assert "at most 48 tokens in a response, 192 with the prompt" in card and "rule `boxed`" in card
@@ -239,20 +239,21 @@ def test_a_run_name_that_is_a_path_is_refused(cfg, tmp_path):
         release(folder.checkpoints / "step_20", tmp_path / "hf")
 
 
-@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("chat", ["", CHAT, DATED], ids=["plain", "chat", "dated chat"])
 def test_the_cards_code_asks_as_training_did(cfg, tmp_path, monkeypatch, chat):
     base = copy_base(tmp_path / "base")
     if chat:
         tokenizer = json.loads((base / "tokenizer_config.json").read_text())
-        (base / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": CHAT}))
-    cfg.model.path, cfg.data.chat_template = str(base), chat
+        (base / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": chat}))
+    cfg.model.path, cfg.data.chat_template = str(base), bool(chat)
     folder = make_run(cfg)
     out = release(folder.checkpoints / "step_20", tmp_path / "hf", base)
     card = card_of(out)
     code, vllm = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert ("llm.chat(" in vllm, "llm.generate(" in vllm) == (chat, not chat)
+    assert ("llm.chat(" in vllm, "llm.generate(" in vllm) == (bool(chat), not chat)
     assert f"| prompt | {'with the chat template' if chat else 'plain text, no chat template'} |" in card
     compile(vllm, "vllm", "exec")
+    assert ('"date_string": "26 Jul 2024"' in vllm) == (chat == DATED)
     monkeypatch.chdir(out)
     printed, names = io.StringIO(), {}
     with contextlib.redirect_stdout(printed):
