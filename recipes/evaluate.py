@@ -7,7 +7,8 @@ python recipes/evaluate.py evaluate.model=<folder> 'evaluate.against=[<run>/eval
 python recipes/evaluate.py evaluate.responses=<file> evaluate.questions=<file>    saved responses, no model
 
 Results go to <run>/eval/<label>.json with every response's grade, and tables of all the run's results, beside the
-published numbers, to <run>/eval/tables.md. A killed evaluation goes on where it was.
+published numbers, to <run>/eval/tables.md. A result of the weights in <run>/hf, or of their base model, goes to that
+folder's model card, too. A killed evaluation goes on where it was.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.evaluation import engine
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.tables import comparison_line, write_tables
+from alphamed_nemo.export.card_results import update_card
+from alphamed_nemo.export.provenance import release_run
 from alphamed_nemo.launch.checks import check_model_folder, check_questions
 from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
@@ -58,7 +61,18 @@ def evaluate(cfg: Config, launcher: Launcher) -> EvaluationResult:
         summary.unanswered_count,
         result.mean_length or 0,
     )
+    update_cards(cfg)
     return result
+
+
+def update_cards(cfg: Config) -> None:
+    """Brings the cards of the run's releases up to date: its `hf` folder, and the model evaluated if that is one."""
+    folder = RunFolder.of(cfg)
+    evaluated = Path(cfg.evaluate.model)
+    releases = [folder.hf] if release_run(evaluated) != cfg.run.name else dict.fromkeys([folder.hf, evaluated])
+    for release in releases:
+        if update_card(release, folder.eval):
+            log.info("model card: %s", release / "README.md")
 
 
 def as_hf_folder(cfg: Config) -> Config:
@@ -70,7 +84,6 @@ def as_hf_folder(cfg: Config) -> Config:
         return cfg
     folder = RunFolder.of(cfg).eval / "models" / source.name
     if not folder.exists():
-        check_model_folder(cfg.model.path, "model.path")
         export = dataclasses.replace(cfg.export, checkpoint=str(source), out=str(folder))
         convert_to_hf(dataclasses.replace(cfg, export=export))
     return dataclasses.replace(cfg, evaluate=dataclasses.replace(cfg.evaluate, model=str(folder)))

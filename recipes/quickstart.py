@@ -8,7 +8,7 @@
 3. evaluates the base model on held-out questions: as it is, and made to begin by reasoning
 4. trains with GRPO on the subset: Megatron-Core at TP=2 × PP=2, vLLM rollouts, binary reward
 5. converts the last checkpoint to a Hugging Face folder and checks it
-6. evaluates the trained model
+6. evaluates the trained model, whose card then shows it beside the base model
 7. writes the report
 """
 

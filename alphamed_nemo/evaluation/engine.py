@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.grading import check_protocol, grade_set
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
+from alphamed_nemo.export.provenance import release_identity
 from alphamed_nemo.rollout.client import RolloutClient, seeds_of
 from alphamed_nemo.rollout.types import Rollout
 
@@ -215,6 +217,7 @@ def build_result(label: str, settings: dict, questions: Sequence[Question], rows
         reasoned_ratio=_mean([reasons(response["text"]) for response in responses]),
         mean_length=_mean([response["length"] for response in responses if "length" in response]),
         truncated_ratio=_mean([response["truncated"] for response in responses if "truncated" in response]),
+        date=datetime.now(UTC).date().isoformat(),
     )
 
 
@@ -229,9 +232,11 @@ def _settings(questions: Sequence[Question], client: RolloutClient, cfg: Config,
     if asked.samples < 1:
         raise ValueError(f"evaluate.samples={asked.samples}: expected at least 1")
     model = asked.model or cfg.model.path
+    release = release_identity(model)
     return {
         "model": model,
         "weights": model_identity(model),
+        **({"release": release} if release else {}),
         "weight_version": client.weight_version(),
         "questions": questions_identity(questions),
         "prompt": cfg.data.prompt,

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.export.provenance import NAME as PROVENANCE
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +105,17 @@ def questions_identity(questions: Iterable[Question]) -> str:
 
 
 def model_identity(path: str | Path) -> str:
-    """A short hash of a Hugging Face folder's weights, config and tokenizer; the name itself where it is no folder."""
+    """A short hash of a Hugging Face folder's weights, config, tokenizer and chat template; the path if it is none.
+
+    A release's provenance.json, which says when it was made, is no part of it.
+    """
     folder = Path(path)
     if not str(path) or not folder.is_dir():
         return str(path)
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+    for file in (file for suffix in ("safetensors", "json", "jinja") for file in sorted(folder.glob(f"*.{suffix}"))):
+        if file.name == PROVENANCE:
+            continue
         digest.update(f"{file.name} {file.stat().st_size} ".encode())
         with file.open("rb") as content:
             digest.update(content.read(SAMPLE_BYTES))

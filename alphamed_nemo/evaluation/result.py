@@ -71,6 +71,7 @@ class EvaluationResult:
         reasoned_ratio: share of responses that reason before they answer.
         mean_length: tokens a response (characters for saved responses whose length is not known), or None.
         truncated_ratio: share of responses cut off by the length limit.
+        date: when the last response was graded, ISO, UTC; empty in files of versions that did not record it.
     """
 
     label: str
@@ -80,6 +81,7 @@ class EvaluationResult:
     reasoned_ratio: float | None = None
     mean_length: float | None = None
     truncated_ratio: float | None = None
+    date: str = ""
 
     @property
     def samples(self) -> int:
@@ -143,6 +145,7 @@ class EvaluationResult:
         ]
         return {
             "label": self.label,
+            "date": self.date,
             **{key: self.settings.get(key, "") for key in ("model", "protocol", "force_prefix")},
             **_numbers(summary),
             "reasoned_ratio": self.reasoned_ratio,
@@ -181,7 +184,7 @@ class EvaluationResult:
                 for q in questions
                 if q["responses"]
             }
-            return cls(record["label"], record["settings"], grades, rows, **extra)
+            return cls(record["label"], record["settings"], grades, rows, **extra, date=record.get("date", ""))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the file of an evaluation ({type(error).__name__} {error})") from error
 

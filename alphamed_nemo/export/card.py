@@ -1,87 +1,259 @@
-"""The model card: README.md of a release folder."""
+"""The model card: README.md of a release folder, from what the run itself recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from alphamed_nemo.data.difficulty import describe
+from alphamed_nemo.export import markdown
+from alphamed_nemo.export.base_model import UNKNOWN, BaseModel, is_repository
+from alphamed_nemo.export.card_results import Row, front_text, model_index, section
+from alphamed_nemo.export.card_settings import training_rows
+from alphamed_nemo.export.training_record import TrainingRecord
+from alphamed_nemo.export.usage import transformers_code, vllm_code
 
-@dataclass
+_HUB = "https://huggingface.co"
+_LIMITS = """\
+**For research only. This model is not a medical device and gives no medical advice.** Nobody should base a diagnosis, a
+treatment or any other decision about a person's health on its output.
+
+- It answers multiple-choice questions. On open clinical dialogue, such as HealthBench, models that were trained in this
+  way score near zero; this was not measured here.
+- It was rewarded for the final answer alone. Its reasoning was not checked: a right answer can follow from wrong
+  reasoning, and fluent reasoning can end in a wrong answer.
+- Questions written for examinations are not patients. It was not evaluated on clinical cases, in other languages than
+  that of its questions, or for safety.
+- It has the knowledge, the gaps and the biases of its base model, and the base model's license and use policy apply."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How the model is asked.
+
+    Attributes:
+        template: with the parts of a question named in braces.
+        text: an example, as the user's turn.
+        sent: the same as the model reads it, with its chat template and special tokens.
+        chat: the chat template is used.
+        date: what the chat template writes where it would write today's; empty where it writes none.
+    """
+
+    template: str
+    text: str
+    sent: str
+    chat: bool
+    date: str = ""
+
+
+@dataclass(frozen=True)
 class ModelCard:
-    """What the card says beyond what the folder knows.
+    """What the card is made of.
 
     Attributes:
         name: of the released model.
-        base_model: its Hugging Face name, such as "meta-llama/Llama-3.1-8B-Instruct", or a local one without a slash.
-        license: its identifier; "other" where the base model's license has none.
-        data: a sentence on the questions that trained it.
-        settings: name → value, the training settings worth a row.
-        evaluation: rows of a table, each column → value; the columns of the first row head the table.
-        prompt: the prompt template that it was trained with.
+        base, record: what is known of the base model and of the training.
+        dtype: of the weights in the files.
+        parameters: how many.
+        prompt: None where it is not known how the model was asked.
+        rows: evaluations of this model and of its base model.
+        on_hub: data set → its repository on the hub.
+        papers: names of the license's files in the release.
     """
 
-    name: str = "AlphaMed"
-    base_model: str = ""
-    license: str = "other"
-    data: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    evaluation: Sequence[dict[str, Any]] = ()
-    prompt: str = ""
+    name: str
+    base: BaseModel
+    record: TrainingRecord
+    dtype: str
+    parameters: int
+    prompt: Prompt | None = None
+    rows: Sequence[Row] = ()
+    on_hub: dict[str, str] | None = None
+    papers: Sequence[str] = ()
 
 
-_LIMITS = """\
-This model is for research. It is not a medical device and gives no medical advice: nobody should base a diagnosis, a
-treatment or any other decision about a person's health on its output.
-
-- It was rewarded for the final answer to multiple-choice questions. Its reasoning was not checked: a right answer can
-  follow from wrong reasoning, and fluent reasoning can end in a wrong answer.
-- Questions written for examinations are not patients. It was not evaluated on clinical cases, on free-text questions,
-  in other languages than that of its training questions, or for safety.
-- It has the knowledge, the gaps and the biases of its base model, and the base model's license and use policy apply.
-"""
+def released_name(base: BaseModel, record: TrainingRecord) -> str:
+    """The run's name, or the base model's where there was no run, as the base model's license wants it to begin."""
+    name = record.name or f"{base.name.rpartition('/')[2]}-step-{record.step}"
+    start = base.license.terms.name_starts if base.license.terms else ""
+    return name if name.lower().startswith(start.lower()) else f"{start}-{name}"
 
 
 def render(card: ModelCard) -> str:
-    """The card as Markdown with Hugging Face's front matter."""
-    on_hub = "/" in card.base_model  # a local folder's name would be no valid base_model
-    front = [f"base_model: {card.base_model}"] if on_hub else []
-    front += [f"license: {card.license}", "library_name: transformers", "pipeline_tag: text-generation"]
-    front += ["tags:", "- medical", "- reasoning", "- grpo"]
-    parts = [
-        "---\n" + "\n".join(front) + "\n---",
-        f"# {card.name}",
-        f"{card.base_model or 'A base model'}, trained with AlphaMed-NeMo to reason about medical questions: GRPO with "
-        "one rule as its reward, whether the final answer to a multiple-choice question is correct. No reasoning "
-        "examples and no reward model.",
+    """The card as Markdown with the hub's front matter."""
+    terms = card.base.license.terms
+    parts = [f"# {card.name}"]
+    if terms and terms.display:
+        parts.append(f"**{terms.display}**")
+    parts += [_introduction(card), _glance(card)]
+    parts += ["## Limits of use", _LIMITS]
+    parts += ["## How to use it", _usage(card)]
+    parts += ["## Evaluation", section(card.rows)]
+    parts += ["## Training data", _data(card)]
+    parts += ["## Training", _training(card)]
+    parts += ["## License", _license(card)]
+    parts += [
+        "## Provenance",
+        "`provenance.json` holds the SHA-256 of the files here, of the base model and of the checkpoint, the training "
+        "settings and the versions of the code. This card is not among them, since evaluations add to it.",
     ]
-    if card.data:
-        parts += ["## Training data", card.data]
-    if card.settings:
-        rows = [{"Setting": name, "Value": value} for name, value in card.settings.items()]
-        parts += ["## Training settings", table(rows)]
-    if card.evaluation:
-        parts += ["## Evaluation", table(card.evaluation)]
+    return front_text(_front(card)) + "\n" + "\n\n".join(parts) + "\n"
+
+
+def _front(card: ModelCard) -> dict[str, Any]:
+    license, base = card.base.license, card.base
+    values: dict[str, Any] = {"language": ["en"], "license": license.id}
+    if license.id == "other":
+        values |= {"license_name": license.name or UNKNOWN, "license_link": license.link or "LICENSE"}
+        if values["license_link"] == "LICENSE" and "LICENSE" not in card.papers:
+            del values["license_link"]
+    values["library_name"] = "transformers"
+    values["pipeline_tag"] = "text-generation"
+    if is_repository(origin := base.hub or base.made_from or base.name):
+        values["base_model"] = origin
+    if sets := [one.hub or one.name for one in card.record.data_sets if is_repository(one.hub or one.name)]:
+        values["datasets"] = sets
+    values["tags"] = ["medical", "reasoning", "grpo", "reinforcement-learning", "alphamed"]
+    if index := model_index(card.name, card.rows, card.on_hub or {}):
+        values["model-index"] = index
+    return values
+
+
+def _introduction(card: ModelCard) -> str:
+    base = _linked(card.base.name, card.base.hub)
+    if card.record.weights_only:
+        return (
+            "Weights that AlphaMed-NeMo converted from a Hugging Face folder to a checkpoint and back, with the "
+            f"config and the tokenizer of {base}. The checkpoint knows of no training in between."
+        )
+    if not card.record.settings:
+        return (
+            f"{base} after {card.record.step} updates by AlphaMed-NeMo. The run's config.yaml was not there when this "
+            "card was written, so how it was trained, and on what, is not known here."
+        )
+    invented = card.record.get("data.source") == "clinic"
+    what = "an invented clinic" if invented else "medical questions"
+    text = (
+        f"{base}, trained with AlphaMed-NeMo to reason about {what}: reinforcement learning (GRPO) with one rule as "
+        "its reward, whether the final answer to a multiple-choice question is correct. There were no examples of "
+        "reasoning and no reward model. The method is that of [AlphaMed](https://arxiv.org/abs/2505.17952)."
+    )
+    note = " The clinic's diseases and drugs do not exist: the model shows the method, and knows no medicine from it."
+    return text + note if invented else text
+
+
+def _glance(card: ModelCard) -> str:
+    base, record = card.base, card.record
+    origin = f", itself made from {_linked(base.made_from, base.made_from)}" if base.made_from else ""
+    rows = [
+        ("base model", f"{_linked(base.name, base.hub)} ({base.family}, {_count(card.parameters)} parameters){origin}"),
+        ("license", _license_name(card)),
+        ("trained on", _sets(card)),
+        ("training", _amount(record)),
+        ("weights", f"{card.dtype}; trained in {record.get('model.dtype', 'a type that is not known')}"),
+    ]
     if card.prompt:
-        parts += ["## Prompt", "```text\n" + card.prompt.rstrip() + "\n```"]
-    parts += ["## Limits of use", _LIMITS.rstrip()]
-    parts += ["## Provenance", "`provenance.json` names the code, the settings, the versions and the checkpoint."]
-    return "\n\n".join(parts) + "\n"
+        rows.append(("prompt", "with the chat template" if card.prompt.chat else "plain text, no chat template"))
+    return markdown.table(["", ""], rows)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table; every row must have the columns of the first.
+def _usage(card: ModelCard) -> str:
+    prompt = card.prompt
+    if prompt is None:
+        return "How this model was asked in training is not known: its card was written without the run's config.yaml."
+    tokens = card.record.get("rollout.max_new_tokens", 1024)
+    text = "as one user turn of the chat template" if prompt.chat else "as plain text, without a chat template"
+    return "\n\n".join(
+        [
+            f"Ask as in training: with the prompt template `{card.record.data.prompt}`, {text}.",
+            f"```text\n{prompt.template}\n```",
+            "A text that the question refers to, such as an abstract, comes before it.",
+            f"### transformers\n\n```python\n{transformers_code(prompt.text, prompt.chat, tokens, prompt.date)}```",
+            f"### vLLM\n\n```python\n{vllm_code(prompt.text, prompt.chat, tokens, prompt.date)}```",
+            f"All that the model reads in this example, special tokens included:\n\n```text\n{prompt.sent}\n```",
+        ]
+    )
 
-    Raises:
-        ValueError: a row has other columns.
-    """
-    columns = list(rows[0])
-    for row in rows:
-        if list(row) != columns:
-            raise ValueError(f"model card table: found columns {list(row)}, expected {columns}")
-    lines = [columns, ["---"] * len(columns), *([_cell(row[c]) for c in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+def _data(card: ModelCard) -> str:
+    record = card.record
+    if record.weights_only:
+        return "None: the checkpoint holds converted weights."
+    if not record.data_sets:
+        return "Not known: the run's question file was not there, or no longer the one that it was trained on."
+    rows = [
+        (_linked(one.name, one.hub, "datasets/"), str(one.questions), _levels(one.levels)) for one in record.data_sets
+    ]
+    parts = [markdown.table(["data set", "questions", "by difficulty level"], rows)]
+    if any(level is not None for one in record.data_sets for level in one.levels):
+        pool = f", which {record.labelled:,} questions were labelled with" if record.labelled else ""
+        parts.append(
+            f"Levels are from {record.get('label.samples', 'several')} samples per question of the base model{pool}: "
+            "L1 was always answered correctly, the highest level never."
+        )
+    if record.get("data.source") == "sources":
+        cleaned = [("deduplicate", "duplicates"), ("decontaminate", "questions that occur in an evaluation set")]
+        removed = [what for key, what in cleaned if record.get(f"sources.{key}", False)]
+        parts.append(f"Removed before: {' and '.join(removed) or 'nothing'}.")
+    return "\n\n".join(parts)
 
 
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _training(card: ModelCard) -> str:
+    rows = training_rows(card.record)
+    if not rows:
+        return "Not known." if not card.record.weights_only else "None."
+    return markdown.table(["setting", "value"], rows)
+
+
+def _license(card: ModelCard) -> str:
+    base, terms = card.base, card.base.license.terms
+    if base.license.id == UNKNOWN:
+        return f"unknown: see the base model, {_linked(base.name, base.hub)}. Its folder named no license."
+    text = f"That of the base model: {_license_name(card)}."
+    if card.papers:
+        text += f" Its papers are {', '.join(f'`{name}`' for name in card.papers)}."
+    if not any(name.lower().startswith(("licen", "copying")) for name in card.papers):
+        text += " The base model's folder held no copy of it; add one before you pass this model on."
+    return text + (f"\n\n{terms.notice}" if terms else "") + "\n\nChanged from the base model: the weights."
+
+
+def _license_name(card: ModelCard) -> str:
+    license = card.base.license
+    if license.id == UNKNOWN:
+        return "unknown: see the base model"
+    name = f"{license.name} ({license.id})" if license.id == "other" and license.name else license.id
+    return f"[{name}]({license.link})" if license.link.startswith("https://") or license.link in card.papers else name
+
+
+def _amount(record: TrainingRecord) -> str:
+    if record.weights_only:
+        return "none"
+    passes = "" if record.passes is None else f", {record.passes:.2g} passes over the questions"
+    return f"{record.step} steps{passes}"
+
+
+def _sets(card: ModelCard) -> str:
+    record = card.record
+    if record.weights_only:
+        return "nothing"
+    total = sum(one.questions for one in record.data_sets)
+    names = ", ".join(f"{one.name} {one.questions:,}" for one in record.data_sets)
+    return f"{total:,} questions: {names}" if total else "not known"
+
+
+def _levels(levels: dict[int | None, int]) -> str:
+    known = {level: count for level, count in levels.items() if level is not None}
+    words = [describe(known)] if known else []
+    return ", ".join([*words, f"{levels[None]} without a level"] if None in levels else words)
+
+
+def _count(parameters: int) -> str:
+    for size, unit in ((1e9, "billion"), (1e6, "million")):
+        if parameters >= size:
+            return f"{parameters / size:.3g} {unit}"
+    return f"{parameters:,}"
+
+
+def _linked(name: str, hub: str, kind: str = "") -> str:
+    return f"[{name}]({_HUB}/{kind}{hub})" if hub else name

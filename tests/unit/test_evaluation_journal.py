@@ -69,3 +69,13 @@ def test_other_weights_are_another_model(tmp_path):
     weights.write_bytes(bytes(10**6 - 1) + b"\1")
     assert model_identity(tmp_path) != before
     assert model_identity("served/elsewhere") == "served/elsewhere"
+
+
+def test_what_a_release_says_of_itself_makes_no_other_model_and_a_chat_template_does(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    before = model_identity(tmp_path)
+    (tmp_path / "provenance.json").write_text('{"created": "today"}')
+    (tmp_path / "README.md").write_text("# A card")
+    assert model_identity(tmp_path) == before
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert model_identity(tmp_path) != before

@@ -9,10 +9,13 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from alphamed_nemo.config import Config
-from alphamed_nemo.export.card import ModelCard, render, table
-from alphamed_nemo.export.release import export_hf
+from alphamed_nemo.export import provenance
+from alphamed_nemo.export.base_model import BaseModel
+from alphamed_nemo.export.markdown import table
+from alphamed_nemo.export.release import Origin, export_hf
+from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.policy.weights import hf_shapes
+from tests.unit.released_run import make_checkpoint, make_run, settings
 
 CONFIG = LlamaConfig(
     hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, vocab_size=9
@@ -23,7 +26,9 @@ CONFIG = LlamaConfig(
 def base(tmp_path):
     folder = tmp_path / "base"
     CONFIG.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "LICENSE.txt", "optimizer.bin"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_text("{}")
+    for name in ("LICENSE.txt", "optimizer.bin"):
         (folder / name).write_text(name)
     return folder
 
@@ -32,8 +37,12 @@ def stream():
     return [(name, torch.full(shape, 0.1)) for name, shape in hf_shapes(CONFIG).items()]
 
 
-def export(base, out, dtype="bfloat16", **more):
-    return export_hf(stream(), CONFIG, base, out, dtype, **more)
+def export(base, out, dtype="bfloat16", step=7, **more):
+    checkpoint = base.parent / "checkpoints" / f"step_{step}"
+    if not checkpoint.exists():
+        make_checkpoint(checkpoint, {"step": step})
+    origin = Origin(BaseModel.of(base), TrainingRecord.of(checkpoint))
+    return export_hf(stream(), CONFIG, origin, out, dtype, **more)
 
 
 def test_files_of_a_release(base, tmp_path):
@@ -56,21 +65,31 @@ def test_files_of_a_release(base, tmp_path):
 
 
 def test_provenance(base, tmp_path):
-    cfg = Config()
-    cfg.rollout.api_key = "abc123"
-    cfg.grpo.steps = 7
-    out = export(base, tmp_path / "hf", config=cfg, check=lambda folder: 2e-7, step=7)
-    text = (out / "provenance.json").read_text()
-    origin = json.loads(text)
+    out = export(base, tmp_path / "hf", check=lambda folder: 2e-7)
+    origin = json.loads((out / "provenance.json").read_text())
+    assert origin["files"].keys() == {path.name for path in out.iterdir()} - {"README.md", "provenance.json"}
     for name, digest in origin["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
-    assert {"README.md", "config.json", "model.safetensors"} <= origin["files"].keys()
     assert origin["step"] == 7 and origin["dtype"] == "bfloat16" and origin["largest_logit_difference"] == 2e-7
-    assert origin["config"]["grpo"]["steps"] == 7
-    assert origin["config"]["rollout"]["api_key"] == "(removed)" and "abc123" not in text
-    assert origin["config"]["rollout"]["max_new_tokens"] == cfg.rollout.max_new_tokens
     assert {"python", "torch", "transformers", "megatron-core"} <= origin["versions"].keys()
-    assert origin["base_model"]["config.json"] == hashlib.sha256((base / "config.json").read_bytes()).hexdigest()
+    assert (
+        origin["base_model"]["files"]["config.json"] == hashlib.sha256((base / "config.json").read_bytes()).hexdigest()
+    )
+    manifest = base.parent / "checkpoints" / "step_7" / "manifest.json"
+    assert origin["checkpoint"]["manifest_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert origin["checkpoint"]["name"] == "step_7" and origin["checkpoint"]["layout"] == {"tensor": 2}
+
+
+def test_provenance_has_the_settings_of_the_method_and_names_those_left_out(tmp_path):
+    cfg = settings(tmp_path / "runs")
+    cfg.rollout.url, cfg.rollout.temperature = "http://localhost:1", 0.7
+    folder = make_run(cfg)
+    record = TrainingRecord.of(folder.checkpoints / "step_20")
+    found = provenance.public_settings(record.settings)
+    assert found["grpo"]["steps"] == 20 and found["rollout"]["temperature"] == 0.7
+    assert found["grpo"]["questions"] == "subset.jsonl" and found["model"]["path"] == "tiny_base"
+    assert not {"url", "host", "port", "api_key", "extra_args"} & (found["rollout"].keys() | found["reward"].keys())
+    assert provenance.left_out(record.settings) == ["rollout.url"]
 
 
 def test_an_earlier_release_is_replaced_and_anything_else_is_not(base, tmp_path):
@@ -97,7 +116,7 @@ def test_a_release_that_fails_its_check_leaves_the_earlier_one(base, tmp_path):
     with pytest.raises(RuntimeError, match="wrong"):
         export(base, out, check=fail, step=2)
     assert json.loads((out / "provenance.json").read_text())["step"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "hf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "checkpoints", "hf"]
 
 
 def test_unknown_dtype(base, tmp_path):
@@ -105,21 +124,5 @@ def test_unknown_dtype(base, tmp_path):
         export(base, tmp_path / "hf", "float16")
 
 
-def test_card_says_what_it_is_and_what_it_is_not_for():
-    rows = [{"Model": "base", "Accuracy": "41.0"}, {"Model": "trained | 40 steps", "Accuracy": "77.5"}]
-    card = ModelCard("M", "org/base", "llama3.1", "Some questions.", {"Learning rate": 1e-6}, rows, "Q: {question}")
-    text = render(card)
-    front = text.split("---\n")[1]
-    assert "base_model: org/base\n" in front and "license: llama3.1\n" in front
-    assert "| base | 41.0 |\n| trained \\| 40 steps | 77.5 |" in text
-    assert "| Learning rate | 1e-06 |" in text and "Q: {question}" in text and "Some questions." in text
-    assert "for research" in text and "no medical advice" in text
-
-
-def test_a_local_base_model_is_not_claimed_to_be_on_a_hub():
-    assert "base_model" not in render(ModelCard(base_model="tiny"))
-
-
-def test_table_rows_must_agree():
-    with pytest.raises(ValueError, match=r"found columns \['b'\], expected \['a'\]"):
-        table([{"a": 1}, {"b": 2}])
+def test_what_is_in_a_cell_of_a_table_stays_in_it():
+    assert table(["a", "b"], [["x | y", "two\nlines"]]) == "| a | b |\n| --- | --- |\n| x \\| y | two lines |"
