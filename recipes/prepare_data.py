@@ -1,7 +1,7 @@
 """Raw data sets → questions: loads, sets unusable rows aside, removes duplicates and leaks, writes the question files.
 
-python recipes/prepare_data.py                                      the embedded bank
-python recipes/prepare_data.py data.source=sources sources=paper    the paper's data sets, from the hub
+python recipes/prepare_data.py  # the embedded bank
+python recipes/prepare_data.py data.source=sources sources=paper  # the paper's data sets, from the hub
 python recipes/prepare_data.py data.source=sources '+sources.train.mine={set: questions, path: mine.jsonl}'
 """
 
