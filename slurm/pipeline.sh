@@ -4,7 +4,7 @@
 #   slurm/pipeline.sh 8b [--from=STAGE] [--dry-run] [SBATCH OPTIONS] [SETTING=VALUE ...]
 #
 #   label → grpo → convert → evaluate → report, and evaluate_base beside them: the untrained model, for the comparison.
-#   Questions come first, where there is a network: ./run prepare_data experiment=grpo_8b
+#   Questions come first, where there is a network: `./run prepare_data experiment=grpo_8b`
 set -Eeuo pipefail
 cd "${ALPHAMED_HOME:-$(dirname "$0")/..}"
 source slurm/common.sh
