@@ -71,7 +71,9 @@ def overlooked(found: list[Command]) -> list[str]:
         f"{name(path)}:{number}: {line.strip()}"
         for path, lines in texts
         for number, line in lines
-        if ANYWHERE.search(line) and (name(path), number) not in known
+        if ANYWHERE.search(line)
+        if (name(path), number) not in known
+        or (not START.match(line.strip()) and ANYWHERE.search(re.sub(r"`[^`]+`", "", line)))
     ]
 
 
@@ -149,7 +151,7 @@ def is_command(span: str) -> bool:
     """Whether inline code is a command rather than a file's or a program's name."""
     script = re.fullmatch(r"slurm/\w+\.sh", span)
     if script:  # one without words is a command where it submits itself
-        return "\n#SBATCH" in (ROOT / span).read_text()
+        return not (ROOT / span).exists() or "\n#SBATCH" in (ROOT / span).read_text()
     return bool(START.match(span)) and (" " in span or span == "./run")
 
 

@@ -142,7 +142,7 @@ def check_choice(group: str, value: str) -> None:
     """Refuses a file that conf/<group> does not have."""
     folder = CONF / group
     if value == "null":  # Hydra takes it in a file's defaults, and fails on it here
-        raise ValueError(f"{group}: null is no choice on the command line; '~{group}' takes an experiment's choice away")
+        raise ValueError(f"{group}: null is no choice on the command line; '~{group}' takes an experiment's away")
     members = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
     if value not in members and not value.startswith("["):
         raise ValueError(f"{group}: no conf/{group}/{value}.yaml; there are {', '.join(members)}")

@@ -19,12 +19,12 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.sources import LOADERS, SourceConfig
 from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_run
+from alphamed_nemo.launch.derived import fill_derived
 from alphamed_nemo.launch.recipe import CONF, check_overrides, register_schema
 from alphamed_nemo.launch.settings import to_config
 from alphamed_nemo.launch.values import check_values
 from alphamed_nemo.plan import table
 from alphamed_nemo.plan.passes import count_passes
-from alphamed_nemo.run_folder import fill_paths
 from tests.documented import ROOT
 from tests.unit.docs_world import add_files
 
@@ -55,7 +55,7 @@ def composed(recipe: str, overrides: list[str]) -> Config:
         values = OmegaConf.to_container(compose(recipe, overrides), resolve=True)
     cfg = to_config(values)
     check_values(cfg)
-    return fill_paths(cfg)
+    return fill_derived(cfg)
 
 
 def is_full_size(cfg: Config) -> bool:
@@ -174,7 +174,7 @@ def quickstart_(cfg: Config) -> str:
     return "checked"
 
 
-def make_tiny_model_(cfg: Config) -> str:
+def only_composed(cfg: Config) -> str:
     return "composed"
 
 
@@ -187,6 +187,7 @@ RECIPES: dict[str, Callable[[Config], str]] = {
     "plan": plan_,
     "convert_to_hf": convert,
     "convert_from_hf": convert,
-    "make_tiny_model": make_tiny_model_,
+    "make_tiny_model": only_composed,
+    "fetch_smollm2": only_composed,
     "quickstart": quickstart_,
 }

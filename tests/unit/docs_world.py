@@ -47,6 +47,10 @@ PLACEHOLDERS = {
     "[torchrun]": "torchrun",
 }
 
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }}{{ eos_token }}{% endfor %}[assistant] "
+)
+
 # Writes down what it is given, and answers with the number of the job.
 RECORDER = """#!/bin/sh
 for word in "$@"; do printf '%s\\n' "$word"; done >>"$CALLS"
@@ -84,11 +88,12 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 
 
 def write_model(folder: Path, config: str) -> None:
-    """config.json, a tokenizer that fits it, and a file in place of the weights."""
+    """config.json, a tokenizer that fits it, an instruct model's chat template, and a file in place of the weights."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(config)
     for path in (ROOT / "alphamed_nemo" / "assets" / "tiny_base").glob("tokenizer*.json"):
         shutil.copy(path, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     (folder / "model.safetensors").write_bytes(b"0")
 
 

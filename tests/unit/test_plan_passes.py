@@ -15,6 +15,7 @@ from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
+from alphamed_nemo.launch.derived import fill_derived
 from alphamed_nemo.launch.recipe import CONF, register_schema
 from alphamed_nemo.launch.settings import to_config
 from alphamed_nemo.plan.passes import count_passes, subset_questions
@@ -30,12 +31,12 @@ def composed(tmp_path: Path, *overrides: str) -> Config:
     register_schema()
     with initialize_config_dir(str(CONF), version_base=None):
         values = OmegaConf.to_container(compose("plan", [f"run.dir={tmp_path}", *overrides]), resolve=True)
-    return to_config(values)
+    return fill_derived(to_config(values))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_passes_over_the_papers_data_at_least_once(size: str, tmp_path: Path) -> None:
-    cfg, other = (composed(tmp_path, f"experiment={name}") for name in (size, "grpo_8b"))
+    cfg, other = (composed(tmp_path, f"experiment={name}", "run.name=same") for name in (size, "grpo_8b"))
     passes = count_passes(cfg)
     assert passes is not None and passes.count >= 1
     # The studies are tested with one size, so all must have the same questions and batch.
