@@ -83,6 +83,15 @@ def make_world(folder: Path) -> None:
         path.chmod(0o755)
 
 
+def forget_runs(folder: Path) -> None:
+    """Takes away the runs and question files of one command, so that the next does not find them."""
+    for run in (folder / "runs").iterdir():
+        if run.name not in RUNS:
+            shutil.rmtree(run)
+        for name in ("train", "heldout", "subset"):
+            (run / "data" / f"{name}.jsonl").unlink(missing_ok=True)
+
+
 def write_lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
