@@ -1,6 +1,6 @@
 """A Hugging Face folder → a Megatron checkpoint (weights alone), checked against transformers' log-probs.
 
-python recipes/convert_from_hf.py model.path=<folder> run.name=my_run         → runs/my_run/checkpoints/step_0
+python recipes/convert_from_hf.py model.path=<folder> run.name=my_run  # → runs/my_run/checkpoints/step_0
 
 Any layout reads any checkpoint, so one process writes it: `parallel` is not asked.
 """

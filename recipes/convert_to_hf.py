@@ -1,6 +1,6 @@
 """A checkpoint of any layout → a Hugging Face release folder, checked against the checkpoint's own logits.
 
-python recipes/convert_to_hf.py run.name=my_run                the run's newest checkpoint → <run>/hf
+python recipes/convert_to_hf.py run.name=my_run  # the run's newest checkpoint → <run>/hf
 python recipes/convert_to_hf.py export.checkpoint=<folder> export.out=<folder> export.dtype=bfloat16
 
 One process, no GPU, whatever layout wrote the checkpoint. Weights go from it to the files a layer at a time, and so do

@@ -1,10 +1,10 @@
 """Asks a model the held-out questions through vLLM, grades the answers, and prints accuracy with 95% intervals.
 
-python recipes/evaluate.py run.name=my_run                                        the run's converted model
+python recipes/evaluate.py run.name=my_run  # the run's converted model
 python recipes/evaluate.py run.name=my_run model.path=<base> evaluate.model=runs/my_run/checkpoints/step_20
 python recipes/evaluate.py evaluate.model=<folder> evaluate.questions=<file> evaluate.protocol=lenient
-python recipes/evaluate.py evaluate.model=<folder> 'evaluate.against=[<run>/eval/base.json]'    and a paired test
-python recipes/evaluate.py evaluate.responses=<file> evaluate.questions=<file>    saved responses, no model
+python recipes/evaluate.py evaluate.model=<folder> 'evaluate.against=[<run>/eval/base.json]'  # and a paired test
+python recipes/evaluate.py evaluate.responses=<file> evaluate.questions=<file>  # saved responses, no model
 
 Results go to <run>/eval/<label>.json with every response's grade, and tables of all the run's results, beside the
 published numbers, to <run>/eval/tables.md. A result of the weights in <run>/hf, or of their base model, goes to that

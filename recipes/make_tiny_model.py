@@ -1,7 +1,7 @@
 """The tiny base model: a Llama of a million parameters, trained from random weights on the invented clinic's corpus.
 
-python recipes/make_tiny_model.py run.name=base            about six minutes on two cores → runs/base/base
-python recipes/make_tiny_model.py tiny.out=alphamed_nemo/assets/tiny_base      remakes the one that is shipped
+python recipes/make_tiny_model.py run.name=base  # about six minutes on two cores → runs/base/base
+python recipes/make_tiny_model.py tiny.out=alphamed_nemo/assets/tiny_base  # remakes the one that is shipped
 
 It knows the facts and can reason in steps, but mostly answers at once: what GRPO is there to change. Training goes
 through the same Megatron policy as GRPO, in one process.

@@ -1,8 +1,8 @@
 r"""Raw data sets → questions: loads, sets unusable rows aside, removes duplicates and leaks, writes the question files.
 
-python recipes/prepare_data.py                                      the invented clinic's questions
-python recipes/prepare_data.py data.source=medical_bank             the medical questions that come with the project
-python recipes/prepare_data.py data.source=sources sources=paper    the paper's data sets, from the hub
+python recipes/prepare_data.py  # the invented clinic's questions
+python recipes/prepare_data.py data.source=medical_bank  # the medical questions that come with the project
+python recipes/prepare_data.py data.source=sources sources=paper  # the paper's data sets, from the hub
 python recipes/prepare_data.py data.source=sources \
     '+sources.train.mine={set: questions, path: mine.jsonl, heldout: 0.2}'
 """

@@ -1,7 +1,7 @@
 """The run folder → one offline page and summary.json; or several runs side by side.
 
 python recipes/report.py run.name=my_run
-python recipes/report.py run.name=comparison report.compare=[runs/a,runs/b]
+python recipes/report.py run.name=comparison 'report.compare=[runs/a,runs/b]'
 """
 
 from __future__ import annotations

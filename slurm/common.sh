@@ -80,7 +80,7 @@ PORT_BASE=${ALPHAMED_PORT_BASE:-20000}
 if [[ -n ${ALPHAMED_PYTHON:-} ]]; then
     PYTHON=$ALPHAMED_PYTHON
 elif [[ -z ${ALPHAMED_IMAGE:-} && -x .venv/bin/python ]]; then
-    PYTHON=.venv/bin/python # made by ./run setup
+    PYTHON=.venv/bin/python # made by `./run setup`
 else
     PYTHON=python
 fi

@@ -5,7 +5,7 @@
 #
 #   label → grpo → convert → evaluate → report, and evaluate_base beside them: the untrained model, for the comparison.
 #   Whichever evaluation ends last, the model card that convert has written shows both.
-#   Questions come first, where there is a network: ./run prepare_data experiment=grpo_8b
+#   Questions come first, where there is a network: `./run prepare_data experiment=grpo_8b`
 set -Eeuo pipefail
 cd "${ALPHAMED_HOME:-$(dirname "$0")/..}"
 source slurm/common.sh

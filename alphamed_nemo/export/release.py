@@ -49,7 +49,8 @@ class Origin:
     def trained_dtype(self) -> str:
         """The type that the model was trained in; without a run, that of its base model."""
         config = provenance.read_json(self.base.folder / "config.json")
-        known = [self.record.get("model.dtype"), config.get("dtype"), config.get("torch_dtype")]
+        stored = manifest.trained_dtype(self.record.checkpoint)
+        known = [stored, self.record.get("model.dtype"), config.get("dtype"), config.get("torch_dtype")]
         return next((name for name in known if name in DTYPES), "float32")
 
 

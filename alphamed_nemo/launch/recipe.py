@@ -149,8 +149,10 @@ def check_overrides(arguments: list[str]) -> None:
 def check_choice(group: str, value: str) -> None:
     """Refuses a file that conf/<group> does not have."""
     folder = CONF / group
+    if value == "null":  # Hydra takes it in a file's defaults, and fails on it here
+        raise ValueError(f"{group}: null is no choice on the command line; '~{group}' takes an experiment's away")
     members = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    if value not in (*members, "null") and not value.startswith("["):
+    if value not in members and not value.startswith("["):
         raise ValueError(f"{group}: no conf/{group}/{value}.yaml; there are {', '.join(members)}")
 
 

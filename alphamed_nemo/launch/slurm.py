@@ -1,9 +1,11 @@
 """What one attempt of a Slurm job runs, and where: checked, then written as steps that slurm/common.sh starts.
 
-    ALPHAMED_NODES="n1 n2" ALPHAMED_GPUS_PER_NODE=8 ... python -m alphamed_nemo.launch.slurm experiment=8b
+    python -m alphamed_nemo.launch.slurm experiment=grpo_8b
 
-Prints the folder of the steps. With ALPHAMED_DRY_RUN=1 it writes nothing and prints what would run. The split between
-the two languages: Slurm's commands exist outside of the container only, and the project's Python inside only.
+The job is described by environment variables, which slurm/common.sh sets: those that `Allocation.from_environment`
+reads, and the keys of the servers. Prints the folder of the steps. With ALPHAMED_DRY_RUN=1 it writes nothing and prints
+what would run. The split between the two languages: Slurm's commands exist outside of the container only, and the
+project's Python inside only.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from alphamed_nemo.plan.changes import Advice, Change
 from alphamed_nemo.plan.hardware import GIB
+from alphamed_nemo.plan.passes import Passes, count_passes
 from alphamed_nemo.plan.plan import Plan
 
 GB = 1e9
@@ -38,9 +39,19 @@ def run_lines(plan: Plan) -> Iterator[str]:
         f"{load.samples:,} samples a step, {load.tokens / load.samples:,.0f} tokens each; longest response "
         f"{max(load.responses):,}"
     )
+    if passes := count_passes(cfg):
+        yield passes_text(passes, cfg.grpo.steps, cfg.grpo.questions_per_step)
     yield (
         f"{cfg.grpo.updates_per_batch * cfg.grpo.epochs} updates of {plan.packs.count} micro-batches a rank, "
         f"{plan.packs.tokens:,} tokens each, {plan.packs.filled:.0%} filled"
+    )
+
+
+def passes_text(passes: Passes, steps: int, questions_per_step: int) -> str:
+    count = f"{passes.count:.1f}" if passes.count >= 1 else f"only {passes.count:.2f}"
+    return (
+        f"{steps} steps of {questions_per_step} questions: {count} passes over {passes.questions:,} questions "
+        f"({passes.source})"
     )
 
 

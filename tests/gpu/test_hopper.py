@@ -1,6 +1,6 @@
 """What only a GPU can show: Transformer Engine against transformers, FP8 against BF16, speed, memory, colocated refit.
 
-./run test gpu -s, or where there is another environment: python -m pytest tests/gpu -s
+`./run test gpu -s`, or where there is another environment: `python -m pytest tests/gpu -s`
 
 Every test says what it measured in the table at the end. Without a GPU one test still runs the workload's own code.
 """

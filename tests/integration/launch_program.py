@@ -1,4 +1,4 @@
-"""Runs a launcher: python -m tests.integration.launch_program LOGS PORT [torchrun]. Prints the family's process ids."""
+"""Runs a launcher: `python -m tests.integration.launch_program LOGS PORT [torchrun]`. Prints its process ids."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """An export holds a layer and the largest tensor, whatever the size of the model.
 
-python -m tests.integration.test_export_memory RUNS     the export, by itself, printing its memory
+python -m tests.integration.test_export_memory RUNS  # the export, by itself, printing its memory
 """
 
 from __future__ import annotations

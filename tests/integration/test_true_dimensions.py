@@ -1,6 +1,6 @@
 """Llama-3.1-8B at its true dimensions through the weight map and the export, a slice at a time.
 
-python -m tests.integration.test_true_dimensions FOLDER     the export, by itself, printing its peak memory
+python -m tests.integration.test_true_dimensions FOLDER  # the export, by itself, printing its peak memory
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_every_experiment_composes(experiment: str) -> None:
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_every_study_changes_the_questions_of_a_run_and_nothing_of_its_training(study: str) -> None:
+def test_every_study_changes_the_questions_of_a_run_and_how_often_they_are_asked_alone(study: str) -> None:
     plain, cfg = (
         composed("train_grpo", "experiment=grpo_8b"),
         composed("train_grpo", "experiment=grpo_8b", f"experiment/study={study}"),
@@ -54,7 +54,7 @@ def test_every_study_changes_the_questions_of_a_run_and_nothing_of_its_training(
     assert set(cfg.sources.evaluation) == {"medqa", "medmcqa", "pubmedqa", "mmlu_pro", "gpqa", "medxpertqa"}
     same = ("model", "parallel", "optim", "rollout", "reward", "evaluate", "plan")
     assert [getattr(cfg, group) for group in same] == [getattr(plain, group) for group in same]
-    assert dataclasses.replace(cfg.grpo, questions="") == plain.grpo
+    assert dataclasses.replace(cfg.grpo, questions="", steps=plain.grpo.steps) == plain.grpo
 
 
 def test_the_studies_are_those_of_the_paper() -> None:
@@ -93,6 +93,10 @@ def test_quickstart_is_a_pipeline_of_two_stages_of_two_ranks_on_the_tiny_model()
     assert cfg.data.prompt == "tiny" and cfg.model.dtype == "float32"
 
 
+def test_a_choice_of_an_experiment_can_be_taken_away() -> None:
+    assert composed("quickstart", "~parallel").parallel == Config().parallel
+
+
 def test_the_command_line_wins() -> None:
     cfg = composed("quickstart", "grpo.steps=3", "optim.lr=1e-5", "parallel.tensor=1")
     assert (cfg.grpo.steps, cfg.optim.lr, cfg.parallel.tensor) == (3, 1e-5, 1)
@@ -118,7 +122,7 @@ def test_every_file_holds_known_settings_of_the_right_type(path: Path) -> None:
     "arguments",
     [
         ["grpo.steps=3"],
-        ["experiment=tiny", "model=tiny", "parallel=null", "experiment/study=medqa_sub", "+label.mixture.medqa=3"],
+        ["experiment=tiny", "model=tiny", "~parallel", "experiment/study=medqa_sub", "+label.mixture.medqa=3"],
         ["+exp_manager.seconds_to_sleep=1", "~grpo.steps", "--cfg", "job"],
         ["hydra.verbose=true", "++optim.lr=1e-6"],
     ],
@@ -133,6 +137,7 @@ def test_good_overrides_pass(arguments: list[str]) -> None:
         ("grpo.stps=3", "unknown setting 'grpo.stps'; the nearest one is 'grpo.steps'"),
         ("+grpo.temperature=1", "unknown setting 'grpo.temperature'; the nearest one is 'rollout.temperature'"),
         ("experiment/study=medqa_l7", "experiment/study: no conf/experiment/study/medqa_l7.yaml; there are .*medqa_l1"),
+        ("parallel=null", "parallel: null is no choice on the command line; '~parallel' takes"),
         ("experiment=huge", "experiment: no conf/experiment/huge.yaml; there are .*tiny"),
     ],
 )

@@ -1,4 +1,4 @@
-"""./run makes its environment once, whatever is interrupted or runs at the same time. Python and pip are stand-ins."""
+"""`./run` makes its environment once, whatever is interrupted or runs beside it; Python and pip are stand-ins."""
 
 from __future__ import annotations
 

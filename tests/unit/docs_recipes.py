@@ -1,0 +1,196 @@
+"""Runs a documented recipe, or runs it as far as its first process; each returns what was done, in words.
+
+Whatever would end the recipe with a message ends the test: the checks are the recipes' own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from alphamed_nemo.config import Config
+from alphamed_nemo.data.io import read_questions
+from alphamed_nemo.data.sources import LOADERS, SourceConfig
+from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_run
+from alphamed_nemo.launch.derived import fill_derived
+from alphamed_nemo.launch.recipe import CONF, check_overrides, register_schema
+from alphamed_nemo.launch.settings import to_config
+from alphamed_nemo.launch.values import check_values
+from alphamed_nemo.plan import table
+from alphamed_nemo.plan.passes import count_passes
+from tests.documented import ROOT
+from tests.unit.docs_world import add_files
+
+sys.path.append(str(ROOT / "recipes"))  # as the recipes find each other
+
+ANSWERS = {"label_difficulty": "label", "train_grpo": "rollout", "evaluate": "evaluate"}  # section of their lengths
+LEAST_TOKENS = 1024  # of a response; reasoning of a full-size model is cut off by less
+
+
+class Reached(Exception):
+    """A recipe has come as far as its first process."""
+
+
+class NothingStarts:
+    """Stands where a launcher does."""
+
+    running: dict = {}
+
+    def start(self, component) -> None:
+        raise Reached(component.name)
+
+
+def composed(recipe: str, overrides: list[str]) -> Config:
+    """As the top of a recipe does it."""
+    check_overrides(overrides)
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base=None):
+        values = OmegaConf.to_container(compose(recipe, overrides), resolve=True)
+    cfg = to_config(values)
+    check_values(cfg)
+    return fill_derived(cfg)
+
+
+def is_full_size(cfg: Config) -> bool:
+    return cfg.model.path.startswith("models/")
+
+
+def check_answers(cfg: Config, section: str) -> None:
+    """What no check of the project's refuses, and no documented command should do."""
+    found = getattr(cfg, section).max_new_tokens
+    assert found >= LEAST_TOKENS or not is_full_size(cfg), f"{section}.max_new_tokens={found} cuts answers off"
+
+
+def check_passes(cfg: Config, overrides: list[str]) -> None:
+    """Before `add_files`, whose questions are few. An experiment says which there are; without one only a file can."""
+    if any(word.startswith("grpo.steps=") for word in overrides):
+        return  # a trial, by its own words
+    passes, named = count_passes(cfg), any(word.startswith("experiment=") for word in overrides)
+    assert not named or passes is not None, "it is not known how many questions there are"
+    assert passes is None or passes.count >= 1, f"the training questions are not all asked: {passes}"
+
+
+def check_recipe(recipe: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    cfg = composed(recipe, overrides)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_full_size(cfg))  # those are for GPUs
+    if recipe in ANSWERS:
+        check_answers(cfg, ANSWERS[recipe])
+    if recipe in ("train_grpo", "quickstart"):
+        check_passes(cfg, overrides)
+    if recipe not in ("prepare_data", "plan"):
+        add_files(cfg)
+    return RECIPES[recipe](cfg)
+
+
+def prepare_data_(cfg: Config) -> str:
+    """With small files in place of what the hub has."""
+    from prepare_data import prepare_data
+
+    for group, file in ((cfg.sources.train, "mine.jsonl"), (cfg.sources.evaluation, "heldout.jsonl")):
+        for name, source in group.items():
+            if not source.path:
+                assert LOADERS[source.set or name].hub is not None, f"{name} can be read from a path only"
+                group[name] = SourceConfig(set="questions", path=file)
+    cfg.sources.deduplicate = False  # the training sets are one file here
+    prepare_data(cfg)
+    assert read_questions(cfg.data.train)
+    return "run, on small files"
+
+
+def label_difficulty_(cfg: Config) -> str:
+    from label_difficulty import label_difficulty
+
+    with pytest.raises(Reached, match="vllm"):
+        label_difficulty(cfg, NothingStarts())
+    return "checked, to its first process"
+
+
+def train_grpo_(cfg: Config) -> str:
+    from train_grpo import train_grpo
+
+    with pytest.raises(Reached, match="vllm"):
+        train_grpo(cfg, NothingStarts())
+    return "checked, to its first process"
+
+
+def evaluate_(cfg: Config) -> str:
+    from evaluate import evaluate
+
+    from alphamed_nemo.export.convert import is_checkpoint
+
+    if cfg.evaluate.responses:
+        assert evaluate(cfg, NothingStarts()).summary.accuracy == 1.0
+        return "run, on saved responses"
+    for earlier in cfg.evaluate.against:
+        assert Path(earlier).is_file()
+    if is_checkpoint(Path(cfg.evaluate.model)):
+        check_model_folder(cfg.model.path, "model.path")  # the conversion is a test of its own
+        return "checked"
+    with pytest.raises(Reached, match="vllm"):
+        evaluate(cfg, NothingStarts())
+    cfg.model.path = cfg.evaluate.model
+    model = check_model_folder(cfg.model.path, "evaluate.model")
+    check_lengths(cfg, read_questions(cfg.evaluate.questions), cfg.evaluate.max_new_tokens, model)
+    return "checked, to its first process"
+
+
+def report_(cfg: Config) -> str:
+    from report import report
+
+    folder = Path(cfg.run.dir, cfg.run.name)
+    if not cfg.report.compare and not (folder / "metrics.jsonl").is_file():
+        shutil.copytree("runs/my_run", folder, dirs_exist_ok=True)
+    assert report(cfg).is_file()
+    return "run"
+
+
+def plan_(cfg: Config) -> str:
+    from plan import plan
+
+    if not cfg.plan.table:
+        assert plan(cfg).fits
+        return "run"
+    smallest, kept = next(table.models()), (table.models, table.GPUS)
+    table.models, table.GPUS = lambda: [smallest], (8,)
+    try:
+        row = table.table(cfg).splitlines()[4]
+    finally:
+        table.models, table.GPUS = kept
+    assert row in (ROOT / "docs" / "plan.md").read_text().splitlines(), row
+    return "run for one row, which is the document's"
+
+
+def convert(cfg: Config) -> str:
+    check_model_folder(cfg.model.path, "model.path")  # the conversion is a test of its own
+    return "checked"
+
+
+def quickstart_(cfg: Config) -> str:
+    check_run(cfg)
+    return "checked"
+
+
+def only_composed(cfg: Config) -> str:
+    return "composed"
+
+
+RECIPES: dict[str, Callable[[Config], str]] = {
+    "prepare_data": prepare_data_,
+    "label_difficulty": label_difficulty_,
+    "train_grpo": train_grpo_,
+    "evaluate": evaluate_,
+    "report": report_,
+    "plan": plan_,
+    "convert_to_hf": convert,
+    "convert_from_hf": convert,
+    "make_tiny_model": only_composed,
+    "fetch_smollm2": only_composed,
+    "quickstart": quickstart_,
+}

@@ -1,0 +1,126 @@
+"""What documented commands name: models with the true config.json and no weights, runs, question files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from alphamed_nemo.config import Config
+from alphamed_nemo.data.bank import embedded_bank
+from alphamed_nemo.data.io import write_questions
+from alphamed_nemo.data.question import Question
+from alphamed_nemo.plan.model import SHIPPED
+from alphamed_nemo.policy.checkpoint import STATE
+from tests.documented import ROOT
+from tests.unit.synthetic_run import make_run
+
+REAL = "models/Llama-3.1-8B-Instruct"
+RUNS = ("my_run", "a", "b", "medqa_l1", "medqa_l1_l2", "medqa_l1_l3", "quickstart")
+
+# What a reader puts in for a placeholder. All are paths in the folder that `make_world` fills, or words of the docs.
+PLACEHOLDERS = {
+    "<Llama-3.1-8B-Instruct>": REAL,
+    "model.path=...": f"model.path={REAL}",
+    "--model …": f"--model {REAL}",
+    "<base>": REAL,
+    "export.checkpoint=<folder>": "export.checkpoint=runs/my_run/checkpoints/step_20",
+    "<folder>": REAL,
+    "evaluate.responses=<file>": "evaluate.responses=responses.jsonl",
+    "<file>": "train.jsonl",
+    "<run>": "runs/my_run",
+    "<name>": "report run.name=my_run",
+    "RECIPE": "report",
+    "[setting=value ...]": "run.name=my_run",
+    "[SETTING=VALUE ...]": "grpo.steps=80",
+    "[--from=STAGE]": "--from=convert",
+    "[SBATCH OPTIONS]": "--qos=short",
+    "[--dry-run]": "--dry-run",
+    "[unit|integration|gpu|slurm|image]": "unit",
+    "[pytest arguments]": "-x",
+    "[row ...]": "step reward",
+    "[VARIANT ...]": "plain",
+    "[--config runs/x/config.yaml]": "--config runs/my_run/config.yaml",
+    "[stubborn]": "stubborn",
+    "[torchrun]": "torchrun",
+}
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }}{{ eos_token }}{% endfor %}[assistant] "
+)
+
+# Writes down what it is given, and answers with the number of the job.
+RECORDER = """#!/bin/sh
+for word in "$@"; do printf '%s\\n' "$word"; done >>"$CALLS"
+echo "end of call" >>"$CALLS"
+grep -c "end of call" "$CALLS"
+"""
+
+
+def make_world(folder: Path) -> None:
+    """A folder in which the documents' paths exist; `bin` has an sbatch and a python that only write down."""
+    for config in SHIPPED.glob("*.json"):
+        write_model(folder / "models" / config.stem, config.read_text())
+    for run in RUNS:
+        make_run(folder / "runs" / run)
+        shutil.copytree(folder / REAL, folder / "runs" / run / "hf")
+    (folder / "runs" / "my_run" / "config.yaml").write_text(yaml.safe_dump({"reward": {"protocol": "lenient"}}))
+    checkpoint = folder / "runs" / "my_run" / "checkpoints" / "step_20"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / STATE).touch()
+    questions = examination(12)
+    write_questions(questions, folder / "train.jsonl")
+    write_lines(folder / "responses.jsonl", [{"id": q.id, "response": r"So it is \boxed{A}."} for q in questions])
+    for name, key in (("mine", "A"), ("heldout", "B")):
+        rows = [{"question": f"The {name} question {n}?", "options": ["Iron", "Zinc"], "answer": key} for n in range(9)]
+        write_lines(folder / f"{name}.jsonl", rows)
+    for program in ("sbatch", "python"):
+        path = folder / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(RECORDER)
+        path.chmod(0o755)
+
+
+def forget_runs(folder: Path) -> None:
+    """Takes away the runs and question files of one command, so that the next does not find them."""
+    for run in (folder / "runs").iterdir():
+        if run.name not in RUNS:
+            shutil.rmtree(run)
+        for name in ("train", "heldout", "subset"):
+            (run / "data" / f"{name}.jsonl").unlink(missing_ok=True)
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_model(folder: Path, config: str) -> None:
+    """config.json, a tokenizer that fits it, an instruct model's chat template, and a file in place of the weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config)
+    for path in (ROOT / "alphamed_nemo" / "assets" / "tiny_base").glob("tokenizer*.json"):
+        shutil.copy(path, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "model.safetensors").write_bytes(b"0")
+
+
+def examination(count: int, levels: bool = False) -> list[Question]:
+    """As long as examination questions are, some 100 words each."""
+    vignette = "A 54-year-old man presents with fatigue, fever and a cough that has lasted for three weeks. " * 6
+    level = [n % 6 + 1 if levels else None for n in range(count)]
+    return [
+        Question(f"q{n}", "medqa", f"{vignette}Case {n}: what next?", ("Rest", "Iron"), "A", level=level[n])
+        for n in range(count)
+    ]
+
+
+def add_files(cfg: Config) -> None:
+    """What the steps before this one would have written."""
+    tiny = cfg.data.prompt == "tiny"
+    for path in (cfg.grpo.questions, cfg.data.train, cfg.data.heldout, cfg.label.questions, cfg.evaluate.questions):
+        if not Path(path).exists():
+            write_questions(embedded_bank(12, 0)[0] if tiny else examination(12, path == cfg.grpo.questions), path)
+    if not Path(cfg.evaluate.model).exists():
+        shutil.copytree(cfg.model.path if tiny else REAL, cfg.evaluate.model)
