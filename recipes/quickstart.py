@@ -1,12 +1,13 @@
 """The paper's whole pipeline in miniature, on two CPU cores; every part is the one that a cluster runs.
 
-    ./run quickstart
+    ./run quickstart                            a tiny base model on an invented clinic
+    ./run quickstart experiment=smollm2         a real model on real questions (made by recipes/fetch_smollm2.py)
     ./run quickstart grpo.steps=10 parallel.tensor=1
 
-1. takes the tiny base model (made by recipes/make_tiny_model.py) and writes the embedded questions
-2. labels their difficulty by sampling the base model, and draws a balanced subset
-3. evaluates the base model on held-out questions: as it is, and made to begin by reasoning
-4. trains with GRPO on the subset: Megatron-Core at TP=2 × PP=2, vLLM rollouts, binary reward
+1. takes the base model and writes the questions that come with the project
+2. labels their difficulty by sampling the base model, and draws a subset
+3. evaluates the base model on held-out questions: as it is, and with what a prompt alone can do for it
+4. trains with GRPO on the subset: Megatron-Core (the clinic at TP=2 × PP=2), vLLM rollouts, binary reward
 5. converts the last checkpoint to a Hugging Face folder and checks it
 6. evaluates the trained model, whose card then shows it beside the base model
 7. writes the report
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 from evaluate import evaluate
 from label_difficulty import label_difficulty
@@ -27,7 +29,9 @@ from train_grpo import train_grpo
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.corpus import FORCED_PREFIX
 from alphamed_nemo.export.convert import convert_to_hf
+from alphamed_nemo.fetch import smollm2
 from alphamed_nemo.launch.checks import check_run
+from alphamed_nemo.launch.derived import fill_derived
 from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.recipe import recipe
@@ -38,6 +42,9 @@ from alphamed_nemo.run_folder import RunFolder
 
 
 def quickstart(cfg: Config) -> None:
+    if Path(cfg.model.path).name == smollm2.NAME and not Path(cfg.model.path).exists():
+        smollm2.fetch_smollm2(Path(cfg.model.path))
+        fill_derived(cfg)  # the chat template follows the model
     check_run(cfg)
     folder, stages, console = RunFolder.of(cfg), Stages(7), Console(highlight=False)
     if folder.config.exists():  # a run of its own each time, not the rest of the last one
@@ -46,14 +53,14 @@ def quickstart(cfg: Config) -> None:
     write_config(cfg, folder.config)
     with Launcher(folder.logs) as launcher:
         start_servers(cfg, launcher, cfg.model.path)  # they come up while the questions are written
-        with stages.stage("Prepare", "questions of the embedded bank"):
+        with stages.stage("Prepare", f"questions ({cfg.data.source})"):
             prepare_data(cfg)
         with stages.stage("Label", f"{cfg.label.samples} samples a question of the base model"):
             label_difficulty(cfg, launcher)
         with stages.stage("Evaluate the base model", "held-out questions"):
             evaluate(with_evaluation(cfg, cfg.model.path, "base"), launcher)
-            evaluate(with_evaluation(cfg, cfg.model.path, "base, made to reason", FORCED_PREFIX), launcher)
-        with stages.stage("Train", f"GRPO, TP={cfg.parallel.tensor} × PP={cfg.parallel.pipeline}"):
+            evaluate(with_prompting(cfg), launcher)
+        with stages.stage("Train", f"GRPO, {cfg.parallel.world_size} ranks"):
             train_grpo(cfg, launcher)
         launcher.stop("vllm")
         with stages.stage("Convert", "to Hugging Face"):
@@ -70,6 +77,17 @@ def with_evaluation(cfg: Config, model: str, label: str, force_prefix: str = "")
     """The run's settings with another model to evaluate."""
     wanted = dataclasses.replace(cfg.evaluate, model=model, label=label, force_prefix=force_prefix)
     return dataclasses.replace(cfg, evaluate=wanted)
+
+
+def with_prompting(cfg: Config) -> Config:
+    """The base model with what a prompt can do without training: a table without this row would mislead.
+
+    The clinic's is made to begin by reasoning; a model that is asked by `data.prompt=one_of` sees two worked examples.
+    """
+    if cfg.data.prompt != "one_of":
+        return with_evaluation(cfg, cfg.model.path, "base, made to reason", FORCED_PREFIX)
+    shown = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, prompt="one_of_shown"))
+    return with_evaluation(shown, cfg.model.path, "base, shown how to answer")
 
 
 @recipe("quickstart")

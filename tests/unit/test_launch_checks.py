@@ -47,6 +47,7 @@ def cfg(tmp_path: Path) -> Config:
     cfg.model.path, cfg.model.max_length, cfg.rollout.max_new_tokens = str(model), 192, 48
     cfg.grpo.questions = str(tmp_path / "train.jsonl")
     cfg.data.prompt, cfg.run.dir = "tiny", str(tmp_path / "runs")
+    cfg.grpo.steps, cfg.grpo.questions_per_step = 40, 32
     return cfg
 
 
