@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 
 @recipe("convert_to_hf")
 def main(cfg: Config) -> None:
-    conversion = convert_to_hf(cfg)
-    log.info("%s: step %d, logits within %.2g", conversion.folder, conversion.step, conversion.difference)
+    convert_to_hf(cfg)
 
 
 if __name__ == "__main__":
