@@ -56,13 +56,19 @@ def compare_tensors(
             for entry in block.entries:
                 parameter = held.pop(entry).to(dtype).float()
                 stored = [files.tensor(name, torch.float32) for name in entry.names]
-                for (name, ours), theirs in zip(entry.merge([parameter]), stored, strict=True):
-                    _refuse_difference(name, theirs, ours, made)
-                    compared += 1
-                there = entry.transform.shard(stored, 0, 1, parameter.shape[0])
-                _refuse_difference(entry.megatron[0], there, parameter, made)
-                del parameter, stored, there, ours, theirs
+                _compare_row(entry, stored, parameter, made)
+                compared += len(stored)
+                del parameter, stored  # the largest is gone before the next one comes
     return compared
+
+
+def _compare_row(entry: Entry, stored: list[Tensor], parameter: Tensor, made: str) -> None:
+    """A row of the table in both directions, one after the other."""
+    for theirs, (name, ours) in zip(stored, entry.merge([parameter]), strict=True):
+        _refuse_difference(name, theirs, ours, made)
+        del ours
+    there = entry.transform.shard(stored, 0, 1, parameter.shape[0])
+    _refuse_difference(entry.megatron[0], there, parameter, made)
 
 
 def _refuse_difference(name: str, in_folder: Tensor, in_checkpoint: Tensor, made: str) -> None:

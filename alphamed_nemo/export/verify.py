@@ -94,7 +94,7 @@ def prove(hf_config: Any, checkpoint: Path, folder: Path, dtype: torch.dtype, ma
         weights = stored.read(names, torch.float32)
         return {name: weights.pop(name).to(dtype) for name in names}
 
-    may_ignore = table.may_ignore if made == "checkpoint" else lambda name: False
+    may_ignore = table.model.may_ignore if made == "checkpoint" else lambda name: False
     tensors = compare_tensors(table, rows, folder, dtype, made, may_ignore)
     ids = probe(hf_config.vocab_size)
     difference, limit = compare_logits(megatron_logits(hf_config, rounded, ids, torch.float64), folder, ids)
