@@ -89,8 +89,8 @@ def check_weights(folder: str | Path, model: Dimensions) -> None:
             raise ValueError(f"{folder}: {name}: found type {tensors[name].dtype}, expected one of {', '.join(BYTES)}")
     if model.tied and HEAD in tensors and not _same(tensors[HEAD], tensors[EMBEDDING]):
         raise ValueError(
-            f"{folder}: {HEAD}: found other values than those of {EMBEDDING}, expected the same or no such tensor, since "
-            "config.json says tie_word_embeddings: true; set it to false if the model has a head of its own"
+            f"{folder}: {HEAD}: found other values than those of {EMBEDDING}, expected the same or no such tensor, "
+            "since config.json says tie_word_embeddings: true; set it to false if the model has a head of its own"
         )
 
 
@@ -104,8 +104,8 @@ def locate(folder: str | Path) -> dict[str, StoredTensor]:
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file() and index.is_file():
         raise ValueError(
-            f"{folder}: found both {SINGLE} and {INDEX}, expected one of them: transformers reads the first and vLLM the "
-            "second; remove the one that is out of date"
+            f"{folder}: found both {SINGLE} and {INDEX}, expected one of them: transformers reads the first and vLLM "
+            "the second; remove the one that is out of date"
         )
     if single.is_file():
         return read_header(single)

@@ -2,7 +2,7 @@
 
 The weight map is a bijection, so nothing here has a tolerance. Each parameter of the checkpoint is taken to Hugging
 Face's names and each file's tensor to Megatron's, and both must meet. What the map itself might have wrong, in the same
-way in both directions, is left to the logits (`export/verify.py`).
+way in both directions, is left to the logits (`export/logits.py`).
 """
 
 from __future__ import annotations

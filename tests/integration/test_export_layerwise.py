@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.export.verify import megatron_logits, probe, transformers_logits
+from alphamed_nemo.export.logits import megatron_logits, probe, transformers_logits
 from alphamed_nemo.policy import checkpoint
 from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton

@@ -60,7 +60,10 @@ def test_a_config_means_what_transformers_takes_it_for(tmp_path, name):
 
 
 BAD = [
-    ({"model_type": "mistral", "sliding_window": 4096}, "model_type: found 'mistral', expected one of llama, qwen2, qwen3"),
+    (
+        {"model_type": "mistral", "sliding_window": 4096},
+        "model_type: found 'mistral', expected one of llama, qwen2, qwen3",
+    ),
     ({"model_type": None}, "model_type: found None"),
     ({"sliding_window": 4096}, "sliding_window: found 4096, expected None"),
     ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window: found True, expected False"),
@@ -69,11 +72,17 @@ BAD = [
         {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
         "layer_types: found sliding_attention, expected full_attention in every layer",
     ),
-    ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling: found rope_type 'yarn', expected one of default, l"),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+        "rope_scaling: found rope_type 'yarn', expected one of default, l",
+    ),
     ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "found rope_type 'dynamic'"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "found rope_type 'linear'"),
     ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters: found rope_type 'longrope'"),
-    ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "expected one set of parameters for all layers"),
+    (
+        {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+        "expected one set of parameters for all layers",
+    ),
     ({"rope_scaling": without(LLAMA3, "factor")}, "rope_scaling: found factor None, expected a positive number"),
     ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "found low_freq_factor and high_freq_factor 1.0"),
     ({"rope_theta": 0}, "found rope_theta 0, expected a positive number"),
@@ -107,7 +116,9 @@ def test_a_missing_size_is_refused_by_name(key):
 
 def test_buffers_of_old_checkpoints_may_be_ignored_and_nothing_else():
     model = dimensions(LLAMA)
-    assert model.may_ignore("model.layers.0.self_attn.rotary_emb.inv_freq") and model.may_ignore("model.rotary_emb.inv_freq")
+    assert model.may_ignore("model.layers.0.self_attn.rotary_emb.inv_freq") and model.may_ignore(
+        "model.rotary_emb.inv_freq"
+    )
     for name in ("lm_head.weight", "lm_head.bias", "model.layers.3.mlp.up_proj.weight", "model.layers.0.inv_freq"):
         assert not model.may_ignore(name)
     assert dimensions(LLAMA | {"tie_word_embeddings": True}).may_ignore("lm_head.weight")

@@ -232,7 +232,10 @@ def test_what_megatron_cannot_build_may_still_be_served(cfg: Config) -> None:
     [
         (lambda cfg: change_model(cfg, model_type="gpt2"), r"model_type: found 'gpt2', expected one of llama"),
         (lambda cfg: Path(cfg.model.path, "config.json").write_text("{"), "config.json is not JSON"),
-        (lambda cfg: write_hollow_model(Path(cfg.model.path), MODEL | {"vocab_size": 100}), r"has \d+ tokens, the model only 100"),
+        (
+            lambda cfg: write_hollow_model(Path(cfg.model.path), MODEL | {"vocab_size": 100}),
+            r"has \d+ tokens, the model only 100",
+        ),
         (lambda cfg: Path(cfg.grpo.questions).write_text(""), r"grpo\.questions: .* holds no question"),
         (
             lambda cfg: write_questions([replace(QUESTION, level=None)], cfg.grpo.questions),

@@ -32,7 +32,9 @@ def test_a_header_is_read_as_safetensors_reads_it(tmp_path):
     save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
     found = read_header(tmp_path / "x.safetensors")
     content = (tmp_path / "x.safetensors").read_bytes()
-    assert {name: stored.shape for name, stored in found.items()} == {name: tuple(t.shape) for name, t in tensors.items()}
+    assert {name: stored.shape for name, stored in found.items()} == {
+        name: tuple(t.shape) for name, t in tensors.items()
+    }
     assert {name: stored.dtype for name, stored in found.items()} == {"a": "BF16", "b": "F32", "c": "F32"}
     for name, stored in found.items():
         raw = content[stored.start : stored.start + stored.size]
@@ -87,8 +89,16 @@ def shapes_with(**changes):
 @pytest.mark.parametrize(
     ("shapes", "dtype", "message"),
     [
-        ({k: v for k, v in shapes_with().items() if k != "model.norm.weight"}, "F32", "1 tensors are missing: model.norm"),
-        (shapes_with(**{"model.layers.3.mlp.up_proj.weight": (96, 64)}), "F32", "1 tensors are not expected: model.lay"),
+        (
+            {k: v for k, v in shapes_with().items() if k != "model.norm.weight"},
+            "F32",
+            "1 tensors are missing: model.norm",
+        ),
+        (
+            shapes_with(**{"model.layers.3.mlp.up_proj.weight": (96, 64)}),
+            "F32",
+            "1 tensors are not expected: model.lay",
+        ),
         (shapes_with(**{"score.weight": (2, 64)}), "F32", "1 tensors are not expected: score.weight"),
         (shapes_with(**{"model.norm.weight": (63,)}), "F32", r"found shape \(63,\), expected \(64,\) from config.json"),
         (shapes_with(**{"model.embed_tokens.weight": (72, 64)}), "F16", r"found shape \(72, 64\), expected \(70, 64\)"),
@@ -105,7 +115,9 @@ def test_weights_of_a_type_that_is_not_read_are_refused(tmp_path):
     tensors = {name: torch.zeros(shape, dtype=torch.int8) for name, shape in dimensions(LLAMA).tensors().items()}
     write_hollow_model(tmp_path, LLAMA)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="model.embed_tokens.weight: found type I8, expected one of F64, F32, F16, BF16"):
+    with pytest.raises(
+        ValueError, match="model.embed_tokens.weight: found type I8, expected one of F64, F32, F16, BF16"
+    ):
         check_model(tmp_path)
 
 
