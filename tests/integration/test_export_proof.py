@@ -28,15 +28,17 @@ from tests.tiny_hf import CONFIGS, write_model
 from tests.unit.test_export_exact import perturbations
 
 Weights = dict[str, Tensor]
-LARGE = 8.0  # times the weights of the head and of the final norm
+LARGE = 11.0  # times the weights of the head and of the final norm: logits of 30 and more
 
 
 def write(folder: Path, name: str, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> Path:
     write_model(folder, name)
     weights = load_file(folder / "model.safetensors")
-    for key in ("model.norm.weight", "lm_head.weight"):
-        if key in weights:
-            weights[key] *= scale
+    for key, weight in weights.items():
+        if key in ("model.norm.weight", "lm_head.weight"):
+            weight *= scale
+        elif "q_proj" in key or "q_norm" in key:
+            weight *= scale**0.5  # attention to few tokens, which amplifies rounding errors
     save_weights(folder, {key: tensor.to(dtype) for key, tensor in weights.items()})
     return folder
 
@@ -105,7 +107,7 @@ def test_right_conversions_pass_far_below_the_limit(tmp_path):
     assert len(found) == 32
     for name, largest, of_megatron, of_eager in found:
         assert largest > (30 if str(LARGE) in name else 1), name
-        assert of_megatron < 0.2 and of_eager < 0.2, name
+        assert of_megatron < 0.1 and of_eager < 0.1, name
 
 
 def refused(logits: list[Tensor], folder: Path, vocab: int) -> str:
