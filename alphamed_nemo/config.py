@@ -223,7 +223,6 @@ class ExportConfig:
     checkpoint: str = ""  # empty: the newest of the run; best: the one with the highest reward; or a folder
     out: str = ""  # empty: <run>/hf
     dtype: str = ""  # empty: as trained; bfloat16 | float32
-    max_logit_difference: float = 1e-4  # float32; see export/verify.py for bfloat16
     shard_gb: float = 5.0
 
 

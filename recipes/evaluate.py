@@ -45,7 +45,7 @@ def evaluate(cfg: Config, launcher: Launcher) -> EvaluationResult:
     if wanted.responses:
         result = engine.score_saved(questions, wanted.responses, wanted.protocol, wanted.label, out)
     else:
-        check_model_folder(wanted.model, "evaluate.model")
+        check_model_folder(wanted.model, "evaluate.model", built=False)
         client = rollout_client(cfg, launcher, wanted.model)
         tokenizer = AutoTokenizer.from_pretrained(wanted.model)
         with counter("questions", len(questions)) as progress:

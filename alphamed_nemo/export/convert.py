@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+import torch
 from transformers import AutoConfig
 
 from alphamed_nemo.config import Config, ModelConfig, ParallelConfig
+from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export.base_model import BaseModel
 from alphamed_nemo.export.release import DTYPES, Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
-from alphamed_nemo.export.verify import compare_logits, compare_logprobs, megatron_logits, probe
+from alphamed_nemo.export.verify import Proof, prove
 from alphamed_nemo.policy import checkpoint, manifest, runtime
 from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.policy import MegatronPolicy
-from alphamed_nemo.policy.weights import Read, stream_stored
+from alphamed_nemo.policy.weights import stream_stored
 from alphamed_nemo.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -35,19 +38,19 @@ class Conversion:
     Attributes:
         folder: the release folder, or the checkpoint.
         step: of training.
-        difference: the largest that was found between Megatron and transformers, in logits or log-probabilities.
+        proof: what was compared between the folder and the checkpoint.
     """
 
     folder: Path
     step: int
-    difference: float
+    proof: Proof
 
 
 def convert_to_hf(cfg: Config) -> Conversion:
-    """Writes a run's checkpoint as a release folder and checks it against transformers.
+    """Writes a run's checkpoint as a release folder and proves that it is the same model (export/verify.py).
 
-    In one process, whatever the layout of training. The model is never in memory: weights are read, converted and
-    written a layer at a time, and compared with transformers in the same way, in float32 (export/verify.py).
+    In one process, whatever the layout of training. The model is never in memory: weights are read, converted, written
+    and compared a layer at a time.
 
     Args:
         cfg: `export` says what and where; empty values mean the run's newest checkpoint and its `hf` folder. All that
@@ -56,7 +59,8 @@ def convert_to_hf(cfg: Config) -> Conversion:
     Raises:
         ValueError: there is no checkpoint, a setting cannot work, or a text of the release must not be published.
         CheckpointError: the checkpoint is damaged or belongs to another model.
-        ConversionError: transformers computes something else from the new folder, which is not kept.
+        ConversionError: the new folder is another model. It is kept under the temporary name that the message gives,
+            and an earlier release under its own.
     """
     source = _checkpoint(cfg)
     origin = origin_of(cfg, source)
@@ -68,13 +72,11 @@ def convert_to_hf(cfg: Config) -> Conversion:
     hf_config = AutoConfig.from_pretrained(base)
     skeleton = build_skeleton(hf_config)
     read = partial(CheckpointWeights(skeleton, source).read, dtype=DTYPES[dtype])
-    found: list[float] = []
+    proofs: list[Proof] = []
 
     def check(folder: Path) -> float:
-        ids = probe(hf_config.vocab_size)
-        logits = megatron_logits(skeleton, partial(_float32, read), ids)
-        found.append(compare_logits(logits, folder, ids, cfg.export.max_logit_difference))
-        return found[0]
+        proofs.append(_kept(folder, lambda: prove(hf_config, source, folder, DTYPES[dtype], "folder")))
+        return proofs[0].difference
 
     folder = export_hf(
         stream_stored(skeleton, hf_config, read),
@@ -85,23 +87,39 @@ def convert_to_hf(cfg: Config) -> Conversion:
         shard_gb=cfg.export.shard_gb,
         check=check,
     )
-    (difference,) = found
-    logger.info("%s: step %d of %s; logits differ from Megatron's by %.2g", folder, step, source, difference)
-    return Conversion(folder, step, difference)
+    (proof,) = proofs
+    logger.info("%s: step %d of %s; %s", folder, step, source, proof)
+    return Conversion(folder, step, proof)
 
 
 def convert_from_hf(cfg: Config, out: str | Path) -> Conversion:
-    """Writes a Hugging Face folder (`model.path`) as a checkpoint `step_0`, weights alone. Collective in `parallel`.
+    """Writes a Hugging Face folder (`model.path`) as a checkpoint `step_0`, weights alone, and proves it as above.
+
+    In one process: any layout reads any checkpoint. It holds the model in float32 until the checkpoint is written.
 
     Raises:
-        ConversionError: the policy's log-probabilities are not transformers'.
+        ValueError: the folder is not one that can be built.
+        ConversionError: the checkpoint is another model. It is kept under the temporary name that the message gives.
     """
-    policy = MegatronPolicy(ModelConfig(path=cfg.model.path, dtype="float32"), cfg.parallel, None, cfg.model.path)
-    ids = probe(policy.hf_config.vocab_size, lengths=(2, 17, 64))
-    difference = compare_logprobs(policy, cfg.model.path, ids, cfg.export.max_logit_difference)
-    folder = Path(out) / "step_0"
-    checkpoint.save(policy, folder, {"step": 0})
-    return Conversion(folder, 0, difference)
+    folder, base = Path(out) / "step_0", Path(cfg.model.path)
+    unproven = folder.with_name(f".{folder.name}.unproven")
+    policy = MegatronPolicy(ModelConfig(path=str(base), dtype="float32"), ParallelConfig(), None, base)
+    checkpoint.save(policy, unproven, {"step": 0})
+    hf_config = policy.hf_config
+    del policy
+    proof = _kept(unproven, lambda: prove(hf_config, unproven, base, torch.float32, "checkpoint"))
+    if folder.exists():
+        shutil.rmtree(folder)
+    unproven.rename(folder)
+    return Conversion(folder, 0, proof)
+
+
+def _kept(made: Path, proof: Callable[[], Proof]) -> Proof:
+    """The proof of what was made; a refusal says where it is."""
+    try:
+        return proof()
+    except ConversionError as error:
+        raise ConversionError(f"{error}; kept for inspection, and not to be used: {made}") from error
 
 
 def origin_of(cfg: Config, source: Path) -> Origin:
@@ -152,9 +170,3 @@ def _return_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**20)
-
-
-def _float32(read: Read, names: list[str]) -> dict[str, Tensor]:
-    """Weights with the values that they have in the release, to compute with."""
-    weights = read(names)
-    return {name: weights.pop(name).float() for name in names}

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt, uses_chat_template
+from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.evaluation.journal import model_identity
 from alphamed_nemo.export import card, card_results, leaks, provenance
 from alphamed_nemo.export.base_model import BaseModel, legal_files
@@ -76,8 +77,8 @@ def export_hf(
         out: the release folder; an earlier release there is replaced, anything else is refused.
         dtype: float32 | bfloat16, of the weights in the files.
         shard_gb: the largest size of a weight file, in 10^9 bytes.
-        check: called with the folder under its temporary name: raises where the model is not the right one, returns
-            the largest logits difference, which provenance.json records.
+        check: called with the folder under its temporary name: raises ConversionError where the model is not the right
+            one, and the folder stays there; returns the largest logit difference, which provenance.json records.
 
     Returns:
         The folder, on rank 0; None on the other ranks.
@@ -107,6 +108,8 @@ def export_hf(
             found["largest_logit_difference"] = check(partial)
         _describe(origin, partial, dtype, shapes, found)
         leaks.check_texts(partial)
+    except ConversionError:  # what the check refuses stays, to be looked at
+        raise
     except BaseException:
         shutil.rmtree(partial)
         raise

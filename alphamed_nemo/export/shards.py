@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alphamed_nemo.policy.weights.folder import INDEX, SINGLE
+from alphamed_nemo.weight_files import INDEX, SINGLE
 
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names of the types
 _PIECE = 2**24  # elements that are converted to the type of the file at a time

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.families import dimensions
 from alphamed_nemo.launch.values import check_training_values
 from alphamed_nemo.rollout.server import resolve_transfer
+from alphamed_nemo.weight_files import check_model, check_served
 
-FAMILIES = ("llama", "qwen2", "qwen3")
 FP8_MULTIPLE = 16  # tokens: cuBLAS wants both sides of an FP8 product divisible by it
-INDEX = "model.safetensors.index.json"
-REQUIRED = ("num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
 
 
 def check_run(cfg: Config) -> dict[str, Any]:
@@ -63,8 +61,15 @@ def check_training(cfg: Config) -> None:
     check_lengths(cfg, questions, cfg.rollout.max_new_tokens, model)
 
 
-def check_model_folder(path: str, key: str) -> dict[str, Any]:
-    """The model's config.json, once the folder is known to be complete."""
+def check_model_folder(path: str, key: str, built: bool = True) -> dict[str, Any]:
+    """The model's config.json, once the folder is known to be complete.
+
+    Args:
+        path: the folder.
+        key: the setting that names it.
+        built: whether Megatron has to build the model. What is only served may have what vLLM alone can do, such as
+            other scalings of the rotary embedding.
+    """
     folder = Path(path)
     if not path or not folder.is_dir():
         raise ValueError(f"{key}: no folder {path!r}; give a Hugging Face folder with safetensors and a tokenizer")
@@ -72,41 +77,17 @@ def check_model_folder(path: str, key: str) -> dict[str, Any]:
         raise ValueError(f"{key}: {path} has no config.json; is the download complete?")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ValueError(f"{key}: {path} has no tokenizer (tokenizer.json); is the download complete?")
-    for name in weight_files(folder, key):
-        if not (folder / name).is_file() or (folder / name).stat().st_size == 0:
-            raise ValueError(f"{key}: {path} has no {name}, or an empty one; is the download complete?")
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{key}: {path}/config.json is not JSON ({error})") from error
-    missing = [name for name in REQUIRED if name not in config]
-    if config.get("model_type") not in FAMILIES or missing:
-        raise ValueError(
-            f"{key}: {path} is a model of type {config.get('model_type')!r}"
-            + (f" without {', '.join(missing)}" if missing else "")
-            + f"; supported are {', '.join(FAMILIES)}"
-        )
-    return config
-
-
-def weight_files(folder: Path, key: str) -> list[str]:
-    """Names of the safetensors files that the folder should hold."""
-    if (folder / INDEX).is_file():
-        return sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{key}: {folder} has no weights (*.safetensors); is the download complete?")
-    return ["model.safetensors"]
+        return check_model(folder) if built else check_served(folder)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def check_layout(cfg: Config, model: dict[str, Any]) -> None:
     """Whether the model can be divided as `parallel` says."""
     parallel = cfg.parallel
-    heads = model["num_attention_heads"]
-    sizes = {
-        "attention heads": heads,
-        "key-value heads": model.get("num_key_value_heads") or heads,
-        "MLP columns": model["intermediate_size"],
-    }
+    built = dimensions(model)
+    sizes = {"attention heads": built.heads, "key-value heads": built.groups, "MLP columns": built.features}
     for what, count in sizes.items():
         if count % parallel.tensor:
             raise ValueError(
@@ -118,7 +99,7 @@ def check_layout(cfg: Config, model: dict[str, Any]) -> None:
             f"parallel.virtual_pipeline: found {parallel.virtual_pipeline} with parallel.pipeline={parallel.pipeline}; "
             "the interleaved schedule needs 2 stages or more: set it to null"
         )
-    layers, stages = model["num_hidden_layers"], parallel.pipeline * (parallel.virtual_pipeline or 1)
+    layers, stages = built.layers, parallel.pipeline * (parallel.virtual_pipeline or 1)
     if layers % stages:
         times = f" × parallel.virtual_pipeline={parallel.virtual_pipeline}" if parallel.virtual_pipeline else ""
         raise ValueError(

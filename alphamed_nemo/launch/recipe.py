@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.errors import CheckpointError, ConversionError
 from alphamed_nemo.launch.derived import fill_derived
 from alphamed_nemo.launch.dtypes import cuda_is_available, settle_dtypes
 from alphamed_nemo.launch.local import ComponentError, Stopped
@@ -119,7 +120,7 @@ def guarded(main: Callable[[Config], None], composed, on_gpus: Callable[[], bool
         main(cfg)
     except ValueError as error:
         fail(str(error), USER_ERROR, error)
-    except (ComponentError, RolloutError, RewardError) as error:
+    except (ComponentError, RolloutError, RewardError, CheckpointError, ConversionError) as error:
         fail(str(error), FAILED)
     except KeyboardInterrupt:
         fail("interrupted; everything that was started has been stopped", 130)

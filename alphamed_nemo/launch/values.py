@@ -107,7 +107,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluate.temperature": (0, math.inf),
     "evaluate.top_p": (0.001, 1),
     "evaluate.max_new_tokens": (0, math.inf),
-    "export.max_logit_difference": (0, math.inf),
     "export.shard_gb": (0.001, math.inf),
 }
 

@@ -7,14 +7,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 
 from alphamed_nemo.config import ParallelConfig
 from alphamed_nemo.policy.weights.table import Entry, WeightTable
 from alphamed_nemo.policy.weights.transforms import Replicated, RowParallel
 
 SHIPPED = Path(__file__).parent / "models"  # config.json of the models that conf/model names
-KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "model_type")
 
 
 @dataclass(frozen=True)
@@ -127,24 +125,22 @@ def model_of(name: str, config: dict) -> Model:
     """The model of a config.json's contents.
 
     Raises:
-        ValueError: a dimension is missing, or the family is not one of the weight map's.
+        ValueError: a dimension is missing, or the model is not one that can be built; names the key.
     """
-    missing = [key for key in KEYS if key not in config]
-    if missing:
-        raise ValueError(f"{name}: config.json has no {missing[0]}")
-    values = SimpleNamespace(**config)
-    values.num_key_value_heads = config.get("num_key_value_heads", config["num_attention_heads"])
-    values.head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    values.tie_word_embeddings = config.get("tie_word_embeddings", False)
+    try:
+        table = WeightTable(config)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    model = table.model
     return Model(
         name,
-        values.hidden_size,
-        values.intermediate_size,
-        values.num_hidden_layers,
-        values.num_attention_heads,
-        values.num_key_value_heads,
-        values.head_dim,
-        values.vocab_size,
-        values.tie_word_embeddings,
-        WeightTable(values),
+        model.hidden,
+        model.features,
+        model.layers,
+        model.heads,
+        model.groups,
+        model.head_dim,
+        model.vocab,
+        model.tied,
+        table,
     )

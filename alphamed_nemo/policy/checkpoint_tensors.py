@@ -22,14 +22,11 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed import checkpoint as torch_checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
+from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.policy.manifest import write_bytes
 
 # Each layer under its own number and each local shard by itself: the form that reshards over all dimensions.
 _METADATA = {"singleton_local_shards": True}
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read."""
 
 
 def of_model(chunk: torch.nn.Module) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
+from alphamed_nemo.families import Dimensions, dimensions
 from alphamed_nemo.policy.attention import PackedAttention
 from alphamed_nemo.policy.gpt import PolicyGPTModel
 from alphamed_nemo.policy.local_ops import PackedRMSNorm, SwiGLU
 
-FAMILIES = ("llama", "qwen2", "qwen3")
 RECOMPUTE = {
     "none": {},
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
@@ -39,7 +39,7 @@ def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) ->
     """This rank's part of the model, with Megatron's random weights; `policy.runtime.initialize` comes before.
 
     Args:
-        hf_config: a transformers config of one of `FAMILIES`.
+        hf_config: transformers' config of a model that `alphamed_nemo/families.py` knows.
         model: dtype and layer spec; `max_length` does not limit what can be run.
         parallel: the layout that `initialize` was given.
 
@@ -90,7 +90,8 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
     Raises:
         ValueError: a model that Megatron would build differently, or a layout that does not divide it.
     """
-    _check(hf_config, model, parallel)
+    sizes = dimensions(hf_config)
+    _check(sizes, model, parallel)
     dtype = DTYPES[model.dtype]
     implementation = spec_name(model)
     local = implementation == "local"
@@ -100,12 +101,12 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
             "leave it out, or set model.spec=transformer_engine"
         )
     return TransformerConfig(
-        num_layers=hf_config.num_hidden_layers,
-        hidden_size=hf_config.hidden_size,
-        num_attention_heads=hf_config.num_attention_heads,
-        num_query_groups=hf_config.num_key_value_heads,
-        kv_channels=_head_dim(hf_config),
-        ffn_hidden_size=hf_config.intermediate_size,
+        num_layers=sizes.layers,
+        hidden_size=sizes.hidden,
+        num_attention_heads=sizes.heads,
+        num_query_groups=sizes.groups,
+        kv_channels=sizes.head_dim,
+        ffn_hidden_size=sizes.features,
         normalization="RMSNorm",
         layernorm_epsilon=hf_config.rms_norm_eps,
         activation_func=F.silu,
@@ -113,8 +114,8 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
         # Whatever its name says: the module that `_layer_spec` puts there.
         use_te_activation_func=local and "bias_activation" not in model.fusions,
         add_bias_linear=False,
-        add_qkv_bias=hf_config.model_type == "qwen2",
-        qk_layernorm=hf_config.model_type == "qwen3",
+        add_qkv_bias=sizes.family.qkv_bias,
+        qk_layernorm=sizes.family.qk_norm,
         attention_dropout=0.0,
         hidden_dropout=0.0,
         init_method_std=hf_config.initializer_range,
@@ -174,7 +175,7 @@ def rope_frequencies(hf_config: Any) -> torch.Tensor:
     Source: the "llama3" scaling of Llama 3.1, as in transformers' modeling_rope_utils.
     """
     rope = hf_config.rope_parameters
-    dim = _head_dim(hf_config)
+    dim = dimensions(hf_config).head_dim
     frequencies = 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
     if rope["rope_type"] == "default":
         return frequencies
@@ -198,7 +199,7 @@ def _chunk(hf_config: Any, model: ModelConfig, config: TransformerConfig, vp_sta
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
         parallel_output=True,
-        share_embeddings_and_output_weights=hf_config.tie_word_embeddings,
+        share_embeddings_and_output_weights=dimensions(hf_config).tied,
         position_embedding_type="rope",
         rotary_base=hf_config.rope_parameters["rope_theta"],
         vp_stage=vp_stage,
@@ -219,32 +220,24 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=PackedRMSNorm)
 
 
-def _head_dim(hf_config: Any) -> int:
-    return getattr(hf_config, "head_dim", None) or hf_config.hidden_size // hf_config.num_attention_heads
-
-
-def _check(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) -> None:
-    """Raises ValueError for a model or a layout that cannot be built faithfully."""
-    if hf_config.model_type not in FAMILIES:
-        raise ValueError(f"model_type is {hf_config.model_type!r}; expected one of {', '.join(FAMILIES)}")
+def _check(sizes: Dimensions, model: ModelConfig, parallel: ParallelConfig) -> None:
+    """Raises ValueError for a dtype or a layout that cannot be built; `dimensions` has refused other models."""
     if model.dtype not in DTYPES:
         raise ValueError(f"model.dtype is {model.dtype!r}; expected one of {', '.join(DTYPES)}")
-    rope_type = hf_config.rope_parameters.get("rope_type")
-    if rope_type not in ("default", "llama3"):
-        raise ValueError(f"the model's rope_type is {rope_type!r}; expected default or llama3")
-    plain = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
-    for key, expected in plain.items():
-        if getattr(hf_config, key, expected) != expected:
-            raise ValueError(f"the model's {key} is {getattr(hf_config, key)!r}; only {expected!r} is supported")
-    for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
-        if getattr(hf_config, key) % parallel.tensor:
+    divided = {
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.groups,
+        "intermediate_size": sizes.features,
+    }
+    for key, size in divided.items():
+        if size % parallel.tensor:
             raise ValueError(
-                f"parallel.tensor is {parallel.tensor}, which does not divide the model's {key} of "
-                f"{getattr(hf_config, key)}: choose a divisor"
+                f"parallel.tensor is {parallel.tensor}, which does not divide the model's {key} of {size}: choose a "
+                "divisor"
             )
     stages = parallel.pipeline * (parallel.virtual_pipeline or 1)
-    if hf_config.num_hidden_layers % stages:
+    if sizes.layers % stages:
         raise ValueError(
-            f"the model's {hf_config.num_hidden_layers} layers do not divide into {stages} stages "
+            f"the model's {sizes.layers} layers do not divide into {stages} stages "
             f"(parallel.pipeline={parallel.pipeline}, parallel.virtual_pipeline={parallel.virtual_pipeline})"
         )

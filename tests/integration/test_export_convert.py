@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from alphamed_nemo.config import Config, ExportConfig, ModelConfig, ParallelConfig, RunConfig
+from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export import convert
 from alphamed_nemo.export.convert import convert_from_hf, convert_to_hf
-from alphamed_nemo.export.verify import ConversionError, compare_logprobs, probe
 from alphamed_nemo.policy import checkpoint
 from alphamed_nemo.policy.weights import stream_stored
 from tests.integration.policy_runs import build, stored_weights, train, weights_of
 from tests.spawn import spawn
 from tests.tiny_hf import write_model
 
+save = checkpoint.save
 FOUR = ParallelConfig(tensor=2, pipeline=2)
 
 
@@ -54,7 +56,8 @@ def test_a_release_is_the_checkpoint_and_transformers_computes_the_same(run):
     cfg, weights = run
     for result in spawn(converted, 1, cfg, ["float32", "bfloat16"])[0]:
         dtype = {"hf-float32": torch.float32, "hf-bfloat16": torch.bfloat16}[result.folder.name]
-        assert result.step == 2 and result.difference < 1e-5
+        assert result.step == 2 and result.proof.tensors == len(weights)
+        assert result.proof.difference < result.proof.limit < 1e-10
         index = json.loads((result.folder / "model.safetensors.index.json").read_text())["weight_map"]
         assert index.keys() == weights.keys()
         for name, file in index.items():
@@ -62,7 +65,7 @@ def test_a_release_is_the_checkpoint_and_transformers_computes_the_same(run):
         model = AutoModelForCausalLM.from_pretrained(result.folder)
         assert model.dtype == dtype
         origin = json.loads((result.folder / "provenance.json").read_text())
-        assert origin["largest_logit_difference"] == result.difference
+        assert origin["largest_logit_difference"] == result.proof.difference
         assert origin["checkpoint"]["name"] == "step_2"
         assert "| training | 2 steps |" in (result.folder / "README.md").read_text()
 
@@ -85,48 +88,56 @@ def refused_conversions(cfg):
     return str(nowhere.value), str(strict.value)
 
 
-def test_refused_conversions(run, tmp_path):
+def test_refused_conversions(run):
     cfg, _ = run
     nowhere, strict = spawn(refused_conversions, 1, cfg)[0]
     assert "nowhere: manifest.json is missing" in nowhere
-    assert "differ by" in strict and "export.max_logit_difference" in strict
-    assert not any("strict" in path.name for path in (tmp_path.parent / cfg.run.dir).iterdir())
+    assert "model.layers.3.self_attn.q_proj.weight[0, 0]: found" in strict and "expected the checkpoint's" in strict
+    kept = Path(cfg.run.dir, ".strict.partial")
+    assert strict.endswith(f"not to be used: {kept}") and "\n" not in strict
+    assert {"config.json", "model.safetensors"} <= {path.name for path in kept.iterdir()}
+    assert not Path(cfg.run.dir, "strict").exists()
 
 
 def imported(cfg, out):
     result = convert_from_hf(cfg, out)
     with pytest.raises(checkpoint.CheckpointError, match="holds weights alone"):
-        checkpoint.load(build(cfg.model.path, cfg.parallel), result.folder)
+        checkpoint.load(build(cfg.model.path, ParallelConfig()), result.folder)
     return result
 
 
 def test_a_folder_becomes_a_checkpoint_and_comes_back_bit_by_bit(run, tmp_path):
     cfg, _ = run
-    results = spawn(imported, 4, cfg, str(tmp_path))
-    assert all(result.difference < 1e-5 for result in results)
+    (tmp_path / "step_0").mkdir()
+    (tmp_path / "step_0" / "stale").touch()
+    (result,) = spawn(imported, 1, cfg, str(tmp_path))
+    assert result.proof.difference < result.proof.limit < 1e-10
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0"] and not (result.folder / "stale").exists()
     back = spawn(stored_weights, 1, cfg.model.path, str(tmp_path / "step_0"))[0]
     stored = load_file(f"{cfg.model.path}/model.safetensors")
     assert back.keys() == stored.keys()
     assert all(torch.equal(back[name], stored[name]) for name in stored)
 
 
-def compared(hf, others):
-    policy = build(hf, ParallelConfig(tensor=2), optim=None)
-    ids = probe(policy.hf_config.vocab_size, lengths=(2, 40))
-    differences = [compare_logprobs(policy, hf, ids, 1e-4)]
-    for other in others:
-        with pytest.raises(ConversionError, match="log-probabilities of Megatron and of transformers differ"):
-            compare_logprobs(policy, other, ids, 1e-4)
-    return differences
+def with_an_element_changed(model, folder, state):
+    """The save of a checkpoint, after a weight has changed by the smallest step that float32 has."""
+    weight = next(
+        parameter for name, parameter in model.model[0].named_parameters() if "layers.2.mlp.linear_fc2" in name
+    )
+    weight.data[3, 5] = torch.nextafter(weight.data[3, 5], torch.tensor(torch.inf))
+    save(model, folder, state)
 
 
-def test_a_wrong_folder_is_found(run, tmp_path):
-    """Two heads of one tensor exchanged: every name and shape is right."""
-    hf = run[0].model.path
-    stored = load_file(f"{hf}/model.safetensors")
-    for key in ("model.layers.3.self_attn.q_proj.weight", "model.layers.0.self_attn.v_proj.bias"):
-        other = tmp_path / key
-        AutoConfig.from_pretrained(hf).save_pretrained(other)
-        save_file({**stored, key: stored[key].roll(8, dims=0)}, other / "model.safetensors", metadata={"format": "pt"})
-    results = spawn(compared, 2, hf, [str(path) for path in tmp_path.iterdir()])
-    assert all(difference < 1e-5 for (difference,) in results)
+def refused_import(cfg, out):
+    convert.checkpoint.save = with_an_element_changed
+    with pytest.raises(ConversionError) as error:
+        convert_from_hf(cfg, out)
+    return str(error.value)
+
+
+def test_a_checkpoint_that_is_not_the_folder_is_refused(run, tmp_path):
+    message = spawn(refused_import, 1, run[0], str(tmp_path))[0]
+    assert message.startswith("model.layers.2.mlp.down_proj.weight[3, 5]: found")
+    assert "in the checkpoint, expected the folder's" in message and "(1 of 3072 elements differ)" in message
+    assert message.endswith(str(tmp_path / ".step_0.unproven"))
+    assert [path.name for path in tmp_path.iterdir()] == [".step_0.unproven"]

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.export.verify import megatron_logits, probe, transformers_logits
+from alphamed_nemo.export.logits import megatron_logits, probe, transformers_logits
 from alphamed_nemo.policy import checkpoint
 from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
@@ -30,8 +30,7 @@ def both_ways(hf, folder):
     skeleton = build_skeleton(config)
     assert all(parameter.is_meta for parameter in skeleton.parameters())
     read = partial(CheckpointWeights(skeleton, folder).read, dtype=torch.float32)
-    in_parts = megatron_logits(skeleton, read, ids)
-    assert not any(parameter.numel() for parameter in skeleton.parameters())
+    in_parts = megatron_logits(config, read, ids)
     theirs = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
     with torch.no_grad():
         whole_theirs = [theirs(torch.tensor([sequence])).logits[0] for sequence in ids]

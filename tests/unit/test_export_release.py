@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export import provenance
 from alphamed_nemo.export.base_model import BaseModel
 from alphamed_nemo.export.markdown import table
@@ -107,15 +108,21 @@ def test_an_earlier_release_is_replaced_and_anything_else_is_not(base, tmp_path)
     assert (other / "chapter.txt").exists()
 
 
-def test_a_release_that_fails_its_check_leaves_the_earlier_one(base, tmp_path):
+def test_a_release_that_is_refused_is_kept_beside_the_earlier_one(base, tmp_path):
     out = export(base, tmp_path / "hf", step=1)
 
     def fail(folder):
-        raise RuntimeError("wrong")
+        raise error
 
-    with pytest.raises(RuntimeError, match="wrong"):
-        export(base, out, check=fail, step=2)
-    assert json.loads((out / "provenance.json").read_text())["step"] == 1
+    for error, left in (
+        (OSError("disk"), ["base", "checkpoints", "hf"]),
+        (ConversionError("wrong"), [".hf.partial", "base", "checkpoints", "hf"]),
+    ):
+        with pytest.raises(type(error)):
+            export(base, out, check=fail, step=2)
+        assert json.loads((out / "provenance.json").read_text())["step"] == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+    export(base, out, step=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "checkpoints", "hf"]
 
 

@@ -17,9 +17,11 @@ from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.tokenizer import build_tokenizer
+from alphamed_nemo.families import dimensions
 from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_training
 from alphamed_nemo.launch.settings import known_keys
 from alphamed_nemo.launch.values import CHOICES, RANGES, check_values, setting
+from tests.hollow_model import write_hollow, write_hollow_model
 
 MODEL = {
     "model_type": "llama",
@@ -40,8 +42,7 @@ def cfg(tmp_path: Path) -> Config:
     """A run that passes."""
     model = tmp_path / "model"
     TOKENIZER.save_pretrained(model)
-    (model / "config.json").write_text(json.dumps(MODEL))
-    (model / "model.safetensors").write_bytes(b"weights")
+    write_hollow_model(model, MODEL)
     write_questions([QUESTION], tmp_path / "train.jsonl")
     cfg = Config()
     cfg.model.path, cfg.model.max_length, cfg.rollout.max_new_tokens = str(model), 192, 48
@@ -193,26 +194,49 @@ def test_an_incomplete_model_folder_is_refused(cfg: Config, name: str) -> None:
         check_training(cfg)
 
 
-def test_a_missing_or_empty_shard_is_refused(cfg: Config) -> None:
+def test_a_missing_or_damaged_shard_is_refused(cfg: Config) -> None:
     folder = Path(cfg.model.path)
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    (folder / shards["a"]).write_bytes(b"weights")
-    with pytest.raises(ValueError, match=r"evaluate\.model: .* no model-00002-of-00002\.safetensors"):
-        check_model_folder(cfg.model.path, "evaluate.model")
-    (folder / shards["b"]).touch()
-    with pytest.raises(ValueError, match=r"model-00002-of-00002\.safetensors, or an empty one"):
-        check_model_folder(cfg.model.path, "evaluate.model")
-    (folder / shards["b"]).write_bytes(b"weights")
+    (folder / "model.safetensors").unlink()
+    first, second = (folder / f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
+    names = list(dimensions(MODEL).tensors())
+    shapes = [{name: dimensions(MODEL).tensors()[name] for name in part} for part in (names[:5], names[5:])]
+    index = {name: path.name for path, part in zip((first, second), shapes, strict=True) for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    write_hollow(first, shapes[0])
+    for content, message in (
+        (None, r"00002-of-00002\.safetensors: missing, although .* is the download complete\?$"),
+        (b"", r"00002-of-00002\.safetensors: found 0 bytes that are no safetensors; is the download complete\?$"),
+        (b"<html>", r"found 6 bytes that are no safetensors"),
+    ):
+        if content is not None:
+            second.write_bytes(content)
+        for built in (True, False):
+            with pytest.raises(ValueError, match=rf"^evaluate\.model: .*{message}"):
+                check_model_folder(cfg.model.path, "evaluate.model", built)
+    write_hollow(second, shapes[1])
     assert check_model_folder(cfg.model.path, "evaluate.model") == MODEL
+    with second.open("r+b") as file:
+        file.truncate(second.stat().st_size - 1)
+    with pytest.raises(ValueError, match=r"found \d+ bytes, expected \d+ by its header; is the download complete\?$"):
+        check_model_folder(cfg.model.path, "evaluate.model")
+
+
+def test_what_megatron_cannot_build_may_still_be_served(cfg: Config) -> None:
+    change_model(cfg, rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    with pytest.raises(ValueError, match=r"^model\.path: .*config\.json: rope_scaling: found rope_type 'yarn'"):
+        check_training(cfg)
+    check_model_folder(cfg.model.path, "evaluate.model", built=False)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda cfg: change_model(cfg, model_type="gpt2"), r"a model of type 'gpt2'; supported are llama"),
+        (lambda cfg: change_model(cfg, model_type="gpt2"), r"model_type: found 'gpt2', expected one of llama"),
         (lambda cfg: Path(cfg.model.path, "config.json").write_text("{"), "config.json is not JSON"),
-        (lambda cfg: change_model(cfg, vocab_size=100), r"has \d+ tokens, the model only 100"),
+        (
+            lambda cfg: write_hollow_model(Path(cfg.model.path), MODEL | {"vocab_size": 100}),
+            r"has \d+ tokens, the model only 100",
+        ),
         (lambda cfg: Path(cfg.grpo.questions).write_text(""), r"grpo\.questions: .* holds no question"),
         (
             lambda cfg: write_questions([replace(QUESTION, level=None)], cfg.grpo.questions),

@@ -81,10 +81,10 @@ def test_vocabulary_is_padded_so_that_tensor_ranks_divide_it(vocab, tensor, padd
 @pytest.mark.parametrize(
     ("config", "model", "parallel", "message"),
     [
-        (LlamaConfig(**SIZES, model_type="gpt2"), {}, {}, "model_type is 'gpt2'"),
+        (LlamaConfig(**SIZES, model_type="gpt2"), {}, {}, "model_type: found 'gpt2'"),
         (LlamaConfig(**SIZES), {"dtype": "float16"}, {}, "model.dtype is 'float16'"),
-        (LlamaConfig(**SIZES, attention_bias=True), {}, {}, "attention_bias is True"),
-        (LlamaConfig(**SIZES, hidden_act="gelu"), {}, {}, "hidden_act is 'gelu'"),
+        (LlamaConfig(**SIZES, attention_bias=True), {}, {}, "attention_bias: found True"),
+        (LlamaConfig(**SIZES, hidden_act="gelu"), {}, {}, "hidden_act: found 'gelu'"),
         (LlamaConfig(**SIZES), {}, {"tensor": 4}, "num_key_value_heads of 2"),
         (LlamaConfig(**SIZES), {}, {"pipeline": 3}, "4 layers do not divide into 3 stages"),
         (LlamaConfig(**SIZES), {}, {"pipeline": 2, "virtual_pipeline": 4}, "4 layers do not divide into 8 stages"),
@@ -92,12 +92,12 @@ def test_vocabulary_is_padded_so_that_tensor_ranks_divide_it(vocab, tensor, padd
             LlamaConfig(**SIZES, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
             {},
             {},
-            "rope_type is 'linear'",
+            "rope_type 'linear'",
         ),
     ],
 )
 def test_what_cannot_be_built_faithfully_is_refused(config, model, parallel, message):
-    if message.startswith("model_type"):
+    if message.startswith("model_type:"):
         config.model_type = "gpt2"
     with pytest.raises(ValueError, match=message):
         transformer_config(config, ModelConfig(**{"dtype": "float32"} | model), ParallelConfig(**parallel))

@@ -49,5 +49,5 @@ def test_unknown_family_is_refused_by_name():
 
 @pytest.mark.parametrize("key", ["attention_bias", "mlp_bias"])
 def test_biases_without_a_row_are_refused_by_name(key):
-    with pytest.raises(ValueError, match=f"{key}: found true"):
+    with pytest.raises(ValueError, match=f"{key}: found True, expected False"):
         hf_shapes(config_of("llama", **{key: True}))

@@ -12,6 +12,7 @@ from megatron.core import parallel_state
 from alphamed_nemo.policy.weights.binding import bind
 from alphamed_nemo.policy.weights.folder import HfFolder
 from alphamed_nemo.policy.weights.table import WeightTable
+from alphamed_nemo.weight_files import check_weights
 
 
 @torch.no_grad()
@@ -34,8 +35,8 @@ def load_hf(model_chunks: Sequence[torch.nn.Module], hf_config: Any, folder: str
     rank = parallel_state.get_tensor_model_parallel_rank()
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     bound = bind(model_chunks, table)
+    check_weights(folder, table.model)
     with HfFolder(folder) as files:
-        files.check(table.shapes(), table.may_ignore)
         for name, parameter, entry in ((b.name, b.parameter, b.entry) for b in bound):
             sources = [files.source(hf_name) for hf_name in entry.names]
             shard = entry.transform.shard(sources, rank, ranks, parameter.shape[0])

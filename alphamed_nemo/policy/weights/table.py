@@ -1,18 +1,18 @@
 """The table of names: which Hugging Face tensors make which Megatron parameter, and by which transform.
 
 Families: Llama 3.x, Qwen2.5 (bias on query, key and value) and Qwen3 (norms on query and key heads), with tied or own
-output embeddings.
+output embeddings. Which tensors a model has, and their shapes, is said by `alphamed_nemo/families.py`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from alphamed_nemo.families import EMBEDDING, HEAD, Dimensions, dimensions
 from alphamed_nemo.policy.weights.transforms import (
     GateUp,
     QkvByGroup,
@@ -21,11 +21,6 @@ from alphamed_nemo.policy.weights.transforms import (
     Transform,
     Vocabulary,
 )
-
-FAMILIES = ("llama", "qwen2", "qwen3")
-
-# Tensors that a folder may hold and that no model reads: rotary buffers of old Llama checkpoints.
-_IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")
 
 
 @dataclass(frozen=True)
@@ -65,32 +60,37 @@ class Block:
 class WeightTable:
     """The rows of one model, in the order in which its weights are streamed.
 
+    Args:
+        config: transformers' config, or the contents of config.json.
+
     Attributes:
+        model: what the config says.
         blocks: embedding, layers, head.
         tied: the output projection is the embedding.
         output: the row of the output projection. With tied embeddings it reads the embedding and is in no block.
+
+    Raises:
+        ValueError: a model that cannot be built; names the key.
     """
 
-    def __init__(self, hf_config: Any) -> None:
-        _refuse_unsupported(hf_config)
-        self.tied = bool(hf_config.tie_word_embeddings)
-        self.layers = int(hf_config.num_hidden_layers)
-        hidden, vocab = hf_config.hidden_size, hf_config.vocab_size
+    def __init__(self, config: Any) -> None:
+        model = self.model = dimensions(config)
+        self.tied, self.layers = model.tied, model.layers
 
-        table = Vocabulary(vocab)
-        embedding = Entry(
-            ("embedding.word_embeddings.weight",), (("model.embed_tokens.weight", (vocab, hidden)),), table
-        )
-        norm = Entry(("decoder.final_layernorm.weight",), (("model.norm.weight", (hidden,)),), Replicated())
-        self.output = Entry(("output_layer.weight",), (("lm_head.weight", (vocab, hidden)),), table)
+        table = Vocabulary(model.vocab)
+        matrix = (model.vocab, model.hidden)
+        embedding = Entry(("embedding.word_embeddings.weight",), ((EMBEDDING, matrix),), table)
+        norm = Entry(("decoder.final_layernorm.weight",), (("model.norm.weight", (model.hidden,)),), Replicated())
+        self.output = Entry(("output_layer.weight",), ((HEAD, matrix),), table)
         head = (norm,) if self.tied else (norm, self.output)
         if self.tied:
             self.output = replace(self.output, hf=embedding.hf)
 
-        rows = _layer_rows(hf_config)
+        rows = _layer_rows(model)
         self.blocks = [Block("embedding", (embedding,))]
         self.blocks += [Block(f"layer {n}", tuple(_of_layer(row, n) for row in rows)) for n in range(self.layers)]
         self.blocks += [Block("head", head)]
+        assert self.shapes() == model.tensors(), "a tensor of the family is in no row"
 
     def entries(self) -> Iterator[Entry]:
         """All rows that are streamed, in order."""
@@ -101,70 +101,49 @@ class WeightTable:
         """Name and shape of every Hugging Face tensor, in the order of streaming."""
         return {name: shape for entry in self.entries() for name, shape in entry.hf}
 
-    def may_ignore(self, hf_name: str) -> bool:
-        """Whether a folder may hold this tensor although the model does not read it."""
-        return bool(_IGNORED.search(hf_name)) or (self.tied and hf_name == "lm_head.weight")
-
 
 def hf_shapes(hf_config: Any) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that `stream_hf` yields, in its order: the manifest of a refit or an export."""
     return WeightTable(hf_config).shapes()
 
 
-def _layer_rows(hf_config: Any) -> list[Entry]:
+def _layer_rows(model: Dimensions) -> list[Entry]:
     """The rows of one layer; `{n}` stands for its number."""
-    hidden, features = hf_config.hidden_size, hf_config.intermediate_size
-    heads, groups = hf_config.num_attention_heads, hf_config.num_key_value_heads
-    head_dim = getattr(hf_config, "head_dim", None) or hidden // heads
-    queries, keys = heads * head_dim, groups * head_dim
-    qkv = QkvByGroup(heads, groups, head_dim)
+    shapes = model.layer_tensors()
+    qkv = QkvByGroup(model.heads, model.groups, model.head_dim)
 
-    def row(megatron: str, hf: list[tuple[str, tuple[int, ...]]], transform: Transform) -> Entry:
+    def row(megatron: str, hf: Sequence[str], transform: Transform) -> Entry:
         return Entry(
             tuple(f"decoder.layers.{{n}}.{name}" for name in megatron.split(" | ")),
-            tuple((f"model.layers.{{n}}.{name}", shape) for name, shape in hf),
+            tuple((f"model.layers.{{n}}.{name}", shapes[name]) for name in hf),
             transform,
         )
 
     rows = [
         row(
             "input_layernorm.weight | self_attention.linear_qkv.layer_norm_weight",
-            [("input_layernorm.weight", (hidden,))],
+            ["input_layernorm.weight"],
             Replicated(),
         ),
+        row("self_attention.linear_qkv.weight", [f"self_attn.{side}_proj.weight" for side in "qkv"], qkv),
         row(
-            "self_attention.linear_qkv.weight",
-            [
-                ("self_attn.q_proj.weight", (queries, hidden)),
-                ("self_attn.k_proj.weight", (keys, hidden)),
-                ("self_attn.v_proj.weight", (keys, hidden)),
-            ],
-            qkv,
-        ),
-        row(
-            "self_attention.linear_proj.weight", [("self_attn.o_proj.weight", (hidden, queries))], RowParallel(queries)
+            "self_attention.linear_proj.weight", ["self_attn.o_proj.weight"], RowParallel(model.heads * model.head_dim)
         ),
         row(
             "pre_mlp_layernorm.weight | mlp.linear_fc1.layer_norm_weight",
-            [("post_attention_layernorm.weight", (hidden,))],
+            ["post_attention_layernorm.weight"],
             Replicated(),
         ),
-        row(
-            "mlp.linear_fc1.weight",
-            [("mlp.gate_proj.weight", (features, hidden)), ("mlp.up_proj.weight", (features, hidden))],
-            GateUp(features),
-        ),
-        row("mlp.linear_fc2.weight", [("mlp.down_proj.weight", (hidden, features))], RowParallel(features)),
+        row("mlp.linear_fc1.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], GateUp(model.features)),
+        row("mlp.linear_fc2.weight", ["mlp.down_proj.weight"], RowParallel(model.features)),
     ]
-    if hf_config.model_type == "qwen2":
-        biases = [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)]
-        rows.append(
-            row("self_attention.linear_qkv.bias", [(f"self_attn.{p}.bias", (size,)) for p, size in biases], qkv)
-        )
-    if hf_config.model_type == "qwen3":
-        for side in "qk":
-            name = [(f"self_attn.{side}_norm.weight", (head_dim,))]
-            rows.append(row(f"self_attention.{side}_layernorm.weight", name, Replicated()))
+    if model.family.qkv_bias:
+        rows.append(row("self_attention.linear_qkv.bias", [f"self_attn.{side}_proj.bias" for side in "qkv"], qkv))
+    if model.family.qk_norm:
+        rows += [
+            row(f"self_attention.{side}_layernorm.weight", [f"self_attn.{side}_norm.weight"], Replicated())
+            for side in "qk"
+        ]
     return rows
 
 
@@ -174,16 +153,3 @@ def _of_layer(entry: Entry, n: int) -> Entry:
         tuple((name.replace("{n}", str(n)), shape) for name, shape in entry.hf),
         entry.transform,
     )
-
-
-def _refuse_unsupported(hf_config: Any) -> None:
-    if hf_config.model_type not in FAMILIES:
-        raise ValueError(
-            f"config.json: model_type: found {hf_config.model_type!r}, expected one of {', '.join(FAMILIES)}"
-        )
-    for key in ("attention_bias", "mlp_bias"):
-        if getattr(hf_config, key, False):
-            raise ValueError(
-                f"config.json: {key}: found true, expected false: the weight map has no row for these biases "
-                "(Qwen2.5's bias on query, key and value is part of its family)"
-            )

@@ -1,0 +1,33 @@
+"""Hugging Face folders whose safetensors have true headers and nothing but zeros behind them, at no cost of disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alphamed_nemo.families import dimensions
+from alphamed_nemo.weight_files import BYTES
+
+
+def write_hollow(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16") -> None:
+    """A file of these tensors, all zeros; a hole in a file takes no space."""
+    entries: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + BYTES[dtype] * math.prod(shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + end)
+
+
+def write_hollow_model(folder: Path, config: Mapping[str, Any]) -> Path:
+    """config.json and the weights that it asks for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(dict(config)))
+    write_hollow(folder / "model.safetensors", dimensions(config).tensors())
+    return folder
