@@ -18,9 +18,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from alphamed_nemo.rollout.manifest import check_manifest, read_manifest
+from alphamed_nemo.rollout.reload import load_whole
 
 ABORTED = "update given up by the trainer; the old weights serve on"
 
@@ -76,11 +76,7 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
         if update_info.abort:
             raise RuntimeError(ABORTED)
         check_manifest(self.manifest, [(name, tuple(shape)) for name, _, shape, _ in update_info.tensors])
-        weights = self._tensors(update_info.tensors)
-        # Layerwise reload undoes the packing that CPU kernels keep their weights in, and packs the new ones.
-        initialize_layerwise_reload(self.model)
-        self.model.load_weights(weights)
-        finalize_layerwise_reload(self.model, self.model_config)
+        load_whole(self.model, self.model_config, self._tensors(update_info.tensors))
         self.committed = True
 
     def finish_weight_update(self) -> None:
