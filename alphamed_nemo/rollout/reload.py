@@ -15,7 +15,7 @@ from torch import nn
 from vllm.config import ModelConfig
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
-from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
 
 
 def load_whole(model: nn.Module, model_config: ModelConfig, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -29,15 +29,31 @@ def load_whole(model: nn.Module, model_config: ModelConfig, weights: Iterable[tu
             refitted or restarted.
     """
     initialize_layerwise_reload(model)
-    # Rounded first: some kernels keep a bias in float32, where it would stay more exact than in a server that was
-    # started with these weights.
-    model.load_weights((name, tensor.to(model_config.dtype)) for name, tensor in weights)
-    untouched = _untouched(model)
-    finalize_layerwise_reload(model, model_config)
+    try:
+        # Rounded first: some kernels keep a bias in float32, where it would stay more exact than in a server that was
+        # started with these weights.
+        model.load_weights((name, tensor.to(model_config.dtype)) for name, tensor in weights)
+        untouched = untouched_layers(model)
+        finalize_layerwise_reload(model, model_config)
+    except BaseException:
+        forget(model)
+        raise
     process_shared(model, untouched)
 
 
-def _untouched(model: nn.Module) -> dict[str, nn.Module]:
+def forget(model: nn.Module) -> None:
+    """After an update that did not end: layers that wait for the rest of their weights have the old ones again.
+
+    Else the next update would be added to what they hold, and a layer would be built from some of both.
+    """
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        if info.can_load():
+            _place_kernel_tensors(layer, info)
+            info.reset()
+
+
+def untouched_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers with parameters that received no tensor, by name; asked before the reload is finalised."""
     found = {}
     for name, layer in model.named_modules():

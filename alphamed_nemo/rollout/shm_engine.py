@@ -75,7 +75,7 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
     def receive_weights(self, update_info: TensorsInfo) -> None:
         if update_info.abort:
             raise RuntimeError(ABORTED)
-        check_manifest(self.manifest, [(name, tuple(shape)) for name, _, shape, _ in update_info.tensors])
+        check_manifest(self.manifest, [(name, tuple(shape), dtype) for name, dtype, shape, _ in update_info.tensors])
         load_whole(self.model, self.model_config, self._tensors(update_info.tensors))
         self.committed = True
 

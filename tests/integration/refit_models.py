@@ -13,6 +13,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.rollout.connection import RolloutError
+from alphamed_nemo.rollout.manifest import read_manifest
 from alphamed_nemo.rollout.server import vllm_command
 from alphamed_nemo.rollout.transfer import WeightTransfer
 
@@ -75,13 +77,16 @@ class InProcess:
     def __init__(self, llm: Any) -> None:
         self.llm = llm
         self.version = "default"
+        self.paused = False
 
     def call(self, method: str, path: str, waiting_for: str, *, retry: bool = True, **request: Any) -> dict:
         body = request.get("json") or {}
         try:
             if path == "/weight_info":
                 return {"weight_version": self.version}
-            if path not in ("/pause", "/resume"):
+            if path in ("/pause", "/resume"):
+                self.paused = path == "/pause"
+            else:
                 arguments = {name: body[name] for name in ("init_info", "update_info") if name in body}
                 self.llm.collective_rpc(path.strip("/"), kwargs=arguments)
             if path == "/finish_weight_update":
@@ -104,7 +109,8 @@ def start(folder: Path, dtype: str) -> tuple[Any, WeightTransfer]:
     argv, _ = vllm_command(config(folder, dtype), folder, 1, "key", cuda=False)
     options = make_arg_parser(FlexibleArgumentParser()).parse_args([*argv[3:], "--skip-tokenizer-init"])
     llm = LLM.from_engine_args(EngineArgs.from_cli_args(options))
-    transfer = WeightTransfer("http://127.0.0.1:9", "", config(folder, dtype).rollout, cuda=False)
+    manifest = replace(read_manifest(folder), dtype="float32")
+    transfer = WeightTransfer("http://127.0.0.1:9", "", config(folder, dtype).rollout, manifest, cuda=False)
     transfer.connection = transfer.sender.connection = InProcess(llm)
     return llm, transfer
 
@@ -176,13 +182,17 @@ def cases(names: list[str]) -> Iterator[tuple[str, str, str, str]]:
         yield name, family, head, dtype
 
 
-def main() -> None:
-    folder, output, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+def as_the_server(program: str, folder: Path) -> None:
+    """Starts this process anew with the environment of the server: LD_PRELOAD and threads cannot be set later."""
     write_model(folder / "any", "llama", "untied")
     environment = vllm_command(config(folder / "any", "float32"), folder / "any", 1, "key", cuda=False)[1]
-    if os.environ.get("VLLM_PLUGINS") != environment["VLLM_PLUGINS"]:  # LD_PRELOAD and threads need a new process
-        again = [sys.executable, "-m", "tests.integration.refit_models", *sys.argv[1:]]
-        os.execve(sys.executable, again, os.environ | environment)
+    if os.environ.get("VLLM_PLUGINS") != environment["VLLM_PLUGINS"]:
+        os.execve(sys.executable, [sys.executable, "-m", program, *sys.argv[1:]], os.environ | environment)
+
+
+def main() -> None:
+    folder, output, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    as_the_server("tests.integration.refit_models", folder)
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
     found = {}

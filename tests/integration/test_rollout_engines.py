@@ -10,6 +10,7 @@ import pytest
 
 from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.connection import RolloutError
+from alphamed_nemo.rollout.manifest import read_manifest
 from alphamed_nemo.rollout.transfer import WeightTransfer
 from tests.integration.conftest import ServedModel, served
 from tests.integration.test_rollout_refit import IDS, load, logprobs
@@ -32,7 +33,7 @@ def tokens_by_engine(server: ServedModel) -> dict[str, float]:
 
 def test_a_refit_reaches_both_engines(server: ServedModel):
     client = server.client()
-    transfer = WeightTransfer(server.url, server.api_key, server.cfg.rollout)
+    transfer = WeightTransfer(server.url, server.api_key, server.cfg.rollout, read_manifest(server.path))
     for version, seed in ((1, 1), (2, 2)):
         new = load(server.path, changed_by=0.02, seed=seed)
         transfer.refit(new.named_parameters(), version)
