@@ -42,7 +42,8 @@ Weights = dict[str, torch.Tensor]
 
 
 def write_model(folder: Path, family: str, head: str) -> None:
-    """A random model as transformers saves it; `redundant`: tied, with a copy of the head in the file."""
+    """A random model as transformers saves it, with a tied or an own head; `redundant`: tied, and the file holds a copy
+    of the head; `contradicting`: tied, and the file holds another head, which vLLM then serves."""
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
@@ -50,13 +51,15 @@ def write_model(folder: Path, family: str, head: str) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(kind(**SIZES, tie_word_embeddings=head != "untied", dtype="float32"))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:  # norms and biases too differ from what they are made with
                 parameter += 0.2 * torch.randn(parameter.shape)
     model.save_pretrained(folder)
-    if head == "redundant":
+    if head in ("redundant", "contradicting"):
         stored = load_file(folder / "model.safetensors")
         stored["lm_head.weight"] = stored["model.embed_tokens.weight"].clone()
+        if head == "contradicting":
+            stored["lm_head.weight"] += 0.1
         save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -151,6 +154,7 @@ def run(folder: Path, family: str, head: str, dtype: str) -> dict[str, Any]:
         after: served after the refit to this version, from the exact ones.
         reached: served with one weight changed, from those at the start, by weight.
         alone: the same from the exact ones.
+        refused: alone, and why, where the model served is not the one trained.
         back: served after a refit to the first weights, from those at the start.
     """
     from transformers import AutoModelForCausalLM
@@ -160,6 +164,11 @@ def run(folder: Path, family: str, head: str, dtype: str) -> dict[str, Any]:
     first = {name: parameter.detach().float() for name, parameter in model.named_parameters()}
     llm, transfer = start(folder, dtype)
     at_start = served(llm)
+    if head == "contradicting":
+        try:
+            transfer.refit(iter(first.items()), 1)
+        except RolloutError as error:
+            return {"refused": str(error)}
     found: dict[str, Any] = {"rounding": apart(at_start, expected(model, first, dtype))}
     found |= {"after": {}, "reached": {}, "alone": {}}
     for version, weights in enumerate((moved(first, 1), moved(first, 2)), start=1):

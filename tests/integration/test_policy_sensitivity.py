@@ -1,4 +1,4 @@
-"""The sensitivity of log-probs to the weights: against transformers in float64, in every layout, and without a trace."""
+"""How log-probs move with the weights: as in transformers in float64, in every layout, and without a trace."""
 
 from __future__ import annotations
 

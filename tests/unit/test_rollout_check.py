@@ -11,7 +11,6 @@ from alphamed_nemo.grpo.refit_check import coarsest
 from alphamed_nemo.rollout.check import RELATIVE, rms, tolerance
 
 
-
 @pytest.mark.parametrize("rounding", list(RELATIVE))
 def test_the_limit_grows_with_the_model_and_is_never_below_rounding_of_the_values(rounding: str):
     assert tolerance(rounding, 40.0, [-1.0]) == pytest.approx(2 * tolerance(rounding, 20.0, [-1.0]))
