@@ -1,8 +1,8 @@
 """How far log-probs move when the weights do: what tells rounding from other weights, whatever the model.
 
-Two programs that compute with the same weights differ by rounding, and how much of that reaches the log-probs depends on
-the model: its depth, its width, how large its logits are. A small relative change of every weight goes the same ways, so
-rounding counted in such changes is nearly the same for all models (docs/rollout.md has the figures).
+Two programs that compute with the same weights differ by rounding, and how much of that reaches the log-probs depends
+on the model: its depth, its width, how large its logits are. A small relative change of every weight takes the same
+ways, so rounding counted in such changes is nearly the same for all models (docs/rollout.md has the figures).
 """
 
 from __future__ import annotations

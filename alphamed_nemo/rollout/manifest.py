@@ -1,8 +1,8 @@
 """The key manifest of a refit: which weights a complete update carries, in which shapes and type.
 
-Both sides have one. The trainer's comes from the model's configuration (`policy.weights.hf_shapes`) and the type that it
-trains in; the server's from the safetensors files that it was started from, since what it was started from is what it
-must get back.
+Both sides have one. The trainer's comes from the model's configuration (`policy.weights.hf_shapes`) and the type that
+it trains in; the server's from the safetensors files that it was started from, since what it was started from is what
+it must get back.
 """
 
 from __future__ import annotations

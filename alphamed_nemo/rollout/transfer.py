@@ -11,7 +11,8 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -179,15 +180,18 @@ class _Checked:
     def __iter__(self) -> Weights:
         arrivals = Arrivals(self.manifest)
         for name, tensor in self.weights:
-            _refuse(lambda found=(name, tuple(tensor.shape), dtype_name(tensor)): arrivals.take(*found))
+            with _refusing():
+                arrivals.take(name, tuple(tensor.shape), dtype_name(tensor))
             self.count += 1
             yield name, tensor
-        _refuse(arrivals.finish)
+        with _refusing():
+            arrivals.finish()
 
 
-def _refuse(check: Callable[[], None]) -> None:
+@contextmanager
+def _refusing() -> Iterator[None]:
     try:
-        check()
+        yield
     except ValueError as error:
         raise RolloutError(str(error)) from None
 
