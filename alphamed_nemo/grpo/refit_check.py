@@ -38,38 +38,45 @@ class RefitCheck:
         length = min(TOKENS, cfg.model.max_length - 1)  # the request samples one more
         self.ids = [draw.randrange(policy.hf_config.vocab_size) for _ in range(length)]
         (self.batch,) = pack([TrainSequence(self.ids[:1], self.ids[1:])], 128)
-        self.sensitivity: float | None = None
+        self.limit: float | None = None  # nats, as last measured
 
-    def problem(self) -> str:
+    def problem(self, version: int) -> str:
         """Why the server was lost meanwhile; empty where it serves the policy's weights. Collective.
 
+        Args:
+            version: of these weights.
+
         Raises:
-            RolloutError: it holds other weights.
+            RolloutError: it holds other weights under that version.
         """
         own = self.policy.logprobs([self.batch], 1.0)[0][self.batch.mask].tolist()
-        found = self.exchange.from_rank0(lambda: self._served(own))
+        found = self.exchange.from_rank0(lambda: self._served(own, version))
         if isinstance(found, str):
             return found
-        first = self.sensitivity is None
-        if first:
-            self.sensitivity = sensitivity(self.policy, self.batch)
-        if not found <= tolerance(self.rounding, self.sensitivity, own):
-            self.sensitivity = sensitivity(self.policy, self.batch)
-        limit = tolerance(self.rounding, self.sensitivity, own)
-        if not found <= limit:
-            self.exchange.from_rank0(lambda: self._refuse(found, limit))
+        first = self.limit is None
+        if first or not found <= self.limit:
+            # Rank 0's, so that all ranks come to one conclusion.
+            nats = sensitivity(self.policy, self.batch)
+            self.limit = self.exchange.from_rank0(lambda: tolerance(self.rounding, nats, own))
+        if not found <= self.limit:
+            self.exchange.from_rank0(lambda: self._refuse(found))
         level = logging.INFO if first else logging.DEBUG
-        log.log(level, "server and policy differ by %.2g nats in given tokens' log-probs (limit %.2g)", found, limit)
+        text = "server and policy differ by %.2g nats in the log-probs of given tokens (limit %.2g)"
+        log.log(level, text, found, self.limit)
         return ""
 
-    def _served(self, own: list[float]) -> float | str:
+    def _served(self, own: list[float], version: int) -> float | str:
         try:
-            return served_difference(self.client, self.ids, own)
+            found = served_difference(self.client, self.ids, own)
+            serving = self.client.weight_version()
         except RolloutLost as error:
             return str(error)
+        if serving != version:
+            return f"it reports weight version {serving} after a refit to {version}: a new one was started in its place"
+        return found
 
-    def _refuse(self, found: float, limit: float) -> None:
-        raise other_weights(self.client, found, limit)
+    def _refuse(self, found: float) -> None:
+        raise other_weights(self.client, found, self.limit)
 
 
 def coarsest(cfg: Config) -> str:

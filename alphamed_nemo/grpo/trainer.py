@@ -160,7 +160,7 @@ class Trainer:
             problem = self._try_refit(version, wait=lost or recoveries > 0)
             problem = self.exchange.from_rank0(lambda found=problem: found)
             if not problem and (self.cfg.rollout.check_every_refit or not self.refitted):
-                problem = self.check.problem()
+                problem = self.check.problem(version)
             if not problem:
                 break
             if recoveries == MAX_RECOVERIES:
