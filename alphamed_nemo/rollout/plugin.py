@@ -10,7 +10,7 @@ def register() -> None:
     """Called by vLLM at start in the HTTP front, the engine and the workers; may run twice in one process."""
     _register_engines()
     _logprobs_before_top_p()
-    _cpu_kernels()
+    _on_cpu()
     if os.environ.get("ALPHAMED_ROLLOUT_FORK") == "1":
         _fork_engine()
 
@@ -31,13 +31,14 @@ def _register_engines() -> None:
             WeightTransferEngineFactory.register_engine(backend, *engines[transfer])
 
 
-def _cpu_kernels() -> None:
+def _on_cpu() -> None:
     import torch
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        from alphamed_nemo.rollout import cpu_norm, cpu_rounding
+        from alphamed_nemo.rollout import cpu_embedding, cpu_norm, cpu_rounding
 
+        cpu_embedding.register()
         cpu_norm.register()
         if not cpu_norm.kernels_round(torch.bfloat16):
             cpu_rounding.register()
