@@ -121,7 +121,8 @@ def start(folder: Path, dtype: str) -> tuple[Any, WeightTransfer]:
 def config(folder: Path, dtype: str) -> Config:
     cfg = Config()
     cfg.model.path, cfg.model.max_length = str(folder), 128
-    cfg.rollout.memory_gb, cfg.rollout.dtype, cfg.rollout.threads = 0.02, dtype, 1
+    cfg.model.dtype = cfg.rollout.dtype = dtype
+    cfg.rollout.memory_gb, cfg.rollout.threads = 0.05, 1
     return cfg
 
 
