@@ -136,7 +136,7 @@ class RolloutConfig:
     request_timeout_s: float = 1800.0  # of one request, which may hold a whole batch
     retries: int = 3
     log_stats: bool = True  # vLLM's statistics in its log and at /metrics; a fifth of the HTTP process's work
-    check_every_refit: bool = False  # compare log-probs with the trainer's after every refit, not only after the first
+    check_every_refit: bool = True  # compare a few log-probs with the trainer's after every refit; else the first only
     extra_args: list[str] = field(default_factory=list)  # passed to vLLM as they are
 
     @property

@@ -30,6 +30,7 @@ from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import rollout_client
 from alphamed_nemo.launch.settings import load_config
 from alphamed_nemo.rewards.extract import extract_answer
+from alphamed_nemo.rollout.manifest import read_manifest
 from alphamed_nemo.rollout.transfer import WeightTransfer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,8 @@ def evaluate(out: Path, run: str, questions: list) -> dict[int, dict[str, float]
     found = {}
     with Launcher(out / run / "logs" / "study") as launcher:
         client = rollout_client(cfg, launcher, cfg.model.path)
-        transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
+        manifest = read_manifest(cfg.model.path)
+        transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, manifest)
         for step in range(0, STEPS + 1, EVERY):
             if step:
                 cfg.export.checkpoint = str(out / run / "checkpoints" / f"step_{step}")

@@ -17,6 +17,8 @@ import torch.distributed as dist
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig, RolloutConfig
 from alphamed_nemo.policy.policy import MegatronPolicy
+from alphamed_nemo.policy.weights import hf_shapes
+from alphamed_nemo.rollout.manifest import Manifest
 from alphamed_nemo.rollout.transfer import WeightTransfer
 
 KEY = "ALPHAMED_ROLLOUT_API_KEY"
@@ -25,7 +27,8 @@ KEY = "ALPHAMED_ROLLOUT_API_KEY"
 def main(model: str, dtype: str, tensor: int, pipeline: int, url: str, repeats: int) -> dict | None:
     parallel = ParallelConfig(tensor=tensor, pipeline=pipeline)
     policy = MegatronPolicy(ModelConfig(path=model, dtype=dtype), parallel, None, model)
-    transfer = WeightTransfer(url, os.environ[KEY], RolloutConfig()) if dist.get_rank() == 0 else None
+    manifest = Manifest(hf_shapes(policy.hf_config), dtype)
+    transfer = WeightTransfer(url, os.environ[KEY], RolloutConfig(), manifest) if dist.get_rank() == 0 else None
     seconds, copies, size = [], [], 0
     for version in range(1, repeats + 2):
         dist.barrier()

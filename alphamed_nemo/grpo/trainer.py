@@ -6,7 +6,6 @@ One step: rollouts → scores → groups with advantages → packed batches → 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,19 +18,15 @@ from alphamed_nemo.grpo.collect import Collected, Collector, SamplingError
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.metrics import check_gates
 from alphamed_nemo.grpo.record import RunRecord
+from alphamed_nemo.grpo.refit_check import RefitCheck
 from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
 from alphamed_nemo.grpo.update import Updater
 from alphamed_nemo.policy import checkpoint
-from alphamed_nemo.policy.packing import TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
-from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.connection import RolloutError, RolloutLost
 from alphamed_nemo.rollout.transfer import WeightTransfer
 from alphamed_nemo.run_folder import RunFolder
 
-# Largest difference of log-probs between policy and server, in nats: in float32 on both sides, and where one rounds to
-# BF16 or FP8. A wrong tensor moves them by far more.
-SAME, ROUNDED = 1e-3, 1.0
 MAX_RECOVERIES = 3  # of one batch or one refit
 
 log = logging.getLogger(__name__)
@@ -72,6 +67,7 @@ class Trainer:
         self.stop_requested = stop_requested
         self.updater = Updater(cfg, policy)
         self.checkpoints = RunFolder.of(cfg).checkpoints
+        self.check = RefitCheck(cfg, policy, exchange, driver.collector.rollouts if driver is not None else None)
         self.refitted = False
         self.rewards: list[float] = []  # of the steps since the last checkpoint
         self.damaged = 0  # checkpoints that were passed over when resuming
@@ -163,31 +159,14 @@ class Trainer:
         for recoveries in count():
             problem = self._try_refit(version, wait=lost or recoveries > 0)
             problem = self.exchange.from_rank0(lambda found=problem: found)
+            if not problem and (self.cfg.rollout.check_every_refit or not self.refitted):
+                problem = self.check.problem(version)
             if not problem:
                 break
             if recoveries == MAX_RECOVERIES:
                 raise RolloutError(f"refit to version {version}: given up after {recoveries} recoveries: {problem}")
             log.warning("refit to version %d: the rollout server was lost; once more: %s", version, problem)
-        if self.cfg.rollout.check_every_refit or not self.refitted:
-            self._check_served_weights()
         self.refitted = True
-
-    def _check_served_weights(self) -> None:
-        """The server computes what the policy computes, on a few given tokens. Every rank takes part."""
-        draw = random.Random(0)
-        ids = [[draw.randrange(self.policy.hf_config.vocab_size) for _ in range(length)] for length in (9, 33)]
-        sequences = [TrainSequence(each[:1], each[1:]) for each in ids]
-        batches = [pack([sequence], 128)[0] for sequence in sequences]
-        values = self.policy.logprobs(batches, 1.0)
-        if self.driver is None:
-            return
-        expected = [
-            (sequence.prompt_ids + sequence.response_ids, own[batch.mask].tolist())
-            for sequence, own, batch in zip(sequences, values, batches, strict=True)
-        ]
-        exact = (self.cfg.model.dtype, self.cfg.rollout.dtype, self.cfg.model.fp8) == ("float32", "float32", "")
-        worst = check_served_weights(self.driver.collector.rollouts, expected, SAME if exact else ROUNDED)
-        log.info("the rollout server's log-probs of given tokens are within %.2g of the policy's", worst)
 
     def _try_refit(self, version: int, wait: bool) -> str:
         """Returns why the server was lost; nothing where it now serves the weights."""

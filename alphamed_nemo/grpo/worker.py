@@ -19,8 +19,10 @@ from alphamed_nemo.grpo.trainer import Driver, Trainer
 from alphamed_nemo.launch.settings import load_config
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
+from alphamed_nemo.policy.weights import hf_shapes
 from alphamed_nemo.rewards.client import RewardClient
 from alphamed_nemo.rollout.client import RolloutClient
+from alphamed_nemo.rollout.manifest import Manifest
 from alphamed_nemo.rollout.transfer import WeightTransfer
 from alphamed_nemo.run_folder import RunFolder
 
@@ -52,7 +54,8 @@ def make_driver(cfg: Config, policy: MegatronPolicy) -> Driver:
         RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout),
         RewardClient(cfg.reward.url, cfg.reward),
     )
-    transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
+    manifest = Manifest(hf_shapes(policy.hf_config), cfg.model.dtype)
+    transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, manifest)
     devices = cfg.parallel.world_size + (0 if cfg.rollout.transfer == "ipc" else cfg.rollout.world_size)
     folder, kept = RunFolder.of(cfg), cfg.grpo.samples_kept
     return Driver(collector, transfer, RunRecord(folder, policy.tokenizer.decode, kept, devices, make_loggers(cfg)))

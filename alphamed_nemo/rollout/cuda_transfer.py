@@ -1,8 +1,8 @@
 """Refit between CUDA devices with vLLM's own engines: NCCL for a server on its own GPUs, CUDA IPC for a colocated one.
 
-Both load a weight into the model as it arrives, so unlike the CPU engine they cannot fall back to the old weights:
-after a failed refit the server has to be refitted or restarted. The key manifest is checked on the trainer's side,
-before the update is finished.
+Both load a weight into the model as it arrives, so unlike the CPU engine they cannot fall back to the old weights once
+one has: after such a refit the server stays paused until it is refitted or restarted. An update is announced first, and
+the engine (cuda_engines.py) refuses what is not a whole update before anything is sent.
 """
 
 from __future__ import annotations
@@ -18,30 +18,33 @@ import torch
 
 from alphamed_nemo.config import RolloutConfig
 from alphamed_nemo.rollout.connection import Connection, RolloutError
+from alphamed_nemo.rollout.manifest import Manifest, dtype_name
 
 Batch = list[tuple[str, torch.Tensor]]
 
 BATCH_BYTES = 2**30  # one update call; the worker holds no more than this besides the model
 
 
-def cuda_sender(transfer: str, connection: Connection, cfg: RolloutConfig) -> NcclSender | IpcSender:
+def cuda_sender(
+    transfer: str, connection: Connection, cfg: RolloutConfig, manifest: Manifest
+) -> NcclSender | IpcSender:
     """The carrier of that name.
 
     Raises:
         ValueError: it cannot work with this server.
     """
     if transfer == "nccl":
-        return NcclSender(connection)
+        return NcclSender(connection, manifest)
     if cfg.world_size != 1:
         raise ValueError(
             f"rollout.transfer: ipc with rollout.tensor={cfg.tensor} and rollout.engines={cfg.engines}; the full "
             "weights are on the trainer's rank 0 alone, and an IPC handle opens on the GPU that made it. Use 1 of "
             "each, or nccl on GPUs of their own"
         )
-    return IpcSender(connection)
+    return IpcSender(connection, manifest)
 
 
-def batches(weights: Iterator[tuple[str, torch.Tensor]], batch_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+def batches(weights: Iterator[tuple[str, torch.Tensor]], batch_bytes: int) -> Iterator[Batch]:
     """Group weights, contiguous and on the device, into batches of at most `batch_bytes` (one larger tensor alone)."""
     batch: Batch = []
     size = 0
@@ -60,7 +63,7 @@ def update_info(batch: Batch) -> dict:
     """What both of vLLM's engines want to know of a batch: names, dtypes (as torch spells them) and shapes."""
     return {
         "names": [name for name, _ in batch],
-        "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in batch],
+        "dtype_names": [dtype_name(tensor) for _, tensor in batch],
         "shapes": [list(tensor.shape) for _, tensor in batch],
     }
 
@@ -80,8 +83,9 @@ def nccl_init_info(address: str, port: int, workers: int) -> dict:
 class NcclSender:
     """Broadcasts each weight from the trainer's rank 0 to all workers of the server. One group for the whole run."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection, manifest: Manifest) -> None:
+        self.connection, self.manifest = connection, manifest
+        self.partial = False
         self.group = None  # vLLM's PyNcclCommunicator
 
     def open(self) -> None:
@@ -107,7 +111,9 @@ class NcclSender:
     def send(self, weights: Iterator[tuple[str, torch.Tensor]]) -> int:
         assert self.group is not None, "open() comes first"
         total = 0
-        for batch in batches(weights):
+        _announce(self.connection, self.manifest)
+        for batch in batches(weights, BATCH_BYTES):
+            self.partial = True
             pool = ThreadPoolExecutor(1)
             received = pool.submit(_update, self.connection, update_info(batch))
             for _, tensor in batch:
@@ -132,8 +138,9 @@ class NcclSender:
 class IpcSender:
     """Hands the worker on the same GPU handles to the trainer's own memory; nothing is copied on the way."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection, manifest: Manifest) -> None:
+        self.connection, self.manifest = connection, manifest
+        self.partial = False
         self.opened = False
 
     def open(self) -> None:
@@ -145,7 +152,9 @@ class IpcSender:
 
     def send(self, weights: Iterator[tuple[str, torch.Tensor]]) -> int:
         total = 0
-        for batch in batches(weights):
+        _announce(self.connection, self.manifest, ipc_handles=[])
+        for batch in batches(weights, BATCH_BYTES):
+            self.partial = True
             info = update_info(batch) | {"ipc_handles_pickled": ipc_handles(batch)}
             torch.cuda.current_stream().synchronize()  # the weights are written before another process reads them
             _update(self.connection, info)  # returns when the worker has loaded them, so the batch may go
@@ -176,6 +185,14 @@ def address_towards(url: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((parts.hostname, parts.port or 80))
         return probe.getsockname()[0]
+
+
+def _announce(connection: Connection, manifest: Manifest, **more: list) -> None:
+    """Tell the workers what the update will carry; those that expect something else refuse it with an error."""
+    listed = [[name, list(shape), dtype] for name, shape, dtype in manifest.listed()]
+    info = {"names": [], "dtype_names": [], "shapes": [], "announced": listed, **more}
+    waiting_for = f"the engine to agree to an update of {len(listed)} weights"
+    connection.call("POST", "/update_weights", waiting_for, retry=False, json={"update_info": info})
 
 
 def _update(connection: Connection, info: dict) -> None:

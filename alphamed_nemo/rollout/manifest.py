@@ -1,6 +1,8 @@
-"""The key manifest of a refit: which weights a complete update carries.
+"""The key manifest of a refit: which weights a complete update carries, in which shapes and type.
 
-The served folder's safetensors files are the reference: what the server was started from is what it must get back.
+Both sides have one. The trainer's comes from the model's configuration (`policy.weights.hf_shapes`) and the type that
+it trains in; the server's from the safetensors files that it was started from, since what it was started from is what
+it must get back.
 """
 
 from __future__ import annotations
@@ -8,12 +10,91 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-Manifest = dict[str, tuple[int, ...]]  # HF name → shape
+Shapes = dict[str, tuple[int, ...]]  # by HF name
+Found = tuple[str, tuple[int, ...], str]  # HF name, shape and dtype of a weight, the dtype as torch spells it
 
+FLOATS = ("float32", "bfloat16", "float16")
 BUFFERS = ("rotary_emb.inv_freq",)  # old checkpoints store these; they are computed, not trained
 SHOWN = 8  # names in an error message
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a complete update carries.
+
+    Attributes:
+        shapes: by HF name; tied heads are not in it.
+        dtype: of every weight, as torch spells it. Empty on the server's side, which takes any of FLOATS as long as all
+            weights of an update have the same.
+    """
+
+    shapes: Shapes
+    dtype: str = ""
+
+    def listed(self) -> list[Found]:
+        """The update that it describes."""
+        return [(name, shape, self.dtype) for name, shape in self.shapes.items()]
+
+
+class Arrivals:
+    """The weights of one update as they come, each compared with the manifest before it is passed on."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.dtype = manifest.dtype
+        self.seen: set[str] = set()
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Raises ValueError for a weight that the manifest does not expect now."""
+        if problem := self._problem(name, tuple(shape), dtype):
+            raise _refusal(self.manifest, {problem[0]: [problem[1]]})
+        self.seen.add(name)
+
+    def finish(self) -> None:
+        """Raises ValueError where weights did not come."""
+        if missing := self.missing():
+            raise _refusal(self.manifest, {"missing": missing})
+
+    def missing(self) -> list[str]:
+        return [name for name in self.manifest.shapes if name not in self.seen]
+
+    def _problem(self, name: str, shape: tuple[int, ...], dtype: str) -> tuple[str, str] | None:
+        """The kind of what is wrong, and the weight with it."""
+        self.dtype = self.dtype or (dtype if dtype in FLOATS else FLOATS[0])  # the first weight's, where any will do
+        if name in self.seen:
+            return "duplicate", name
+        if (expected := self.manifest.shapes.get(name)) is None:
+            return "unexpected", name
+        if shape != tuple(expected):
+            return "of another shape", f"{name} {shape}, expected {tuple(expected)}"
+        if dtype != self.dtype:
+            return "of another dtype", f"{name} {dtype}, expected {self.dtype}"
+        return None
+
+
+def check_manifest(expected: Manifest, found: Iterable[Found]) -> None:
+    """Refuse an update that is not exactly `expected`.
+
+    Args:
+        found: each weight that came, in order, repetitions included.
+
+    Raises:
+        ValueError: names are missing, unexpected or duplicate, or a shape or dtype differs; the message lists them.
+    """
+    arrivals = Arrivals(expected)
+    problems: dict[str, list[str]] = {}
+    for name, shape, dtype in found:
+        if problem := arrivals._problem(name, tuple(shape), dtype):
+            problems.setdefault(problem[0], []).append(problem[1])
+        arrivals.seen.add(name)
+    if missing := arrivals.missing():
+        problems["missing"] = missing
+    if problems:
+        raise _refusal(expected, problems)
 
 
 def read_manifest(model_path: str | Path) -> Manifest:
@@ -25,47 +106,32 @@ def read_manifest(model_path: str | Path) -> Manifest:
     files = sorted(Path(model_path).glob("*.safetensors"))
     if not files:
         raise ValueError(f"{model_path}: no *.safetensors files, expected a Hugging Face folder with weights")
-    manifest: Manifest = {}
+    shapes: Shapes = {}
     for file in files:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
-        manifest |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    if tied := _tied_head(model_path, manifest):
-        manifest.pop(tied)
-    return {name: shape for name, shape in manifest.items() if not name.endswith(BUFFERS)}
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    if tied := _tied_head(model_path, shapes):
+        shapes.pop(tied)
+    return Manifest({name: shape for name, shape in shapes.items() if not name.endswith(BUFFERS)})
 
 
-def check_manifest(expected: Manifest, found: Iterable[tuple[str, tuple[int, ...]]]) -> None:
-    """Refuse an update that is not exactly `expected`.
-
-    Args:
-        found: (name, shape) of each weight that came, in order, repetitions included.
-
-    Raises:
-        ValueError: names are missing, unexpected or duplicate, or a shape differs; the message lists them.
-    """
-    seen: Manifest = {}
-    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "duplicate": [], "of another shape": []}
-    for name, shape in found:
-        if name in seen:
-            problems["duplicate"].append(name)
-        elif name not in expected:
-            problems["unexpected"].append(name)
-        elif tuple(shape) != expected[name]:
-            problems["of another shape"].append(f"{name} {tuple(shape)}, expected {expected[name]}")
-        seen[name] = tuple(shape)
-    problems["missing"] = [name for name in expected if name not in seen]
-    parts = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in problems.items() if names]
-    if parts:
-        raise ValueError(f"weights refused, of {len(expected)} expected: " + "; ".join(parts))
+def dtype_name(tensor: Any) -> str:
+    """A tensor's dtype as a manifest names it."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
-def _tied_head(model_path: str | Path, manifest: Manifest) -> str | None:
+def _refusal(manifest: Manifest, problems: dict[str, list[str]]) -> ValueError:
+    parts = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in problems.items()]
+    return ValueError(f"weights refused, of {len(manifest.shapes)} expected: " + "; ".join(parts))
+
+
+def _tied_head(model_path: str | Path, shapes: Shapes) -> str | None:
     """Name of an output head that is stored although it is tied to the embedding, and so is not sent."""
     config = Path(model_path) / "config.json"
     tied = config.exists() and json.loads(config.read_text()).get("tie_word_embeddings", False)
-    return "lm_head.weight" if tied and "lm_head.weight" in manifest else None
+    return "lm_head.weight" if tied and "lm_head.weight" in shapes else None
 
 
 def _shorten(names: list[str]) -> str:

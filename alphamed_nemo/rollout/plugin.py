@@ -8,31 +8,37 @@ from functools import wraps
 
 def register() -> None:
     """Called by vLLM at start in the HTTP front, the engine and the workers; may run twice in one process."""
-    _register_engine()
+    _register_engines()
     _logprobs_before_top_p()
-    _cpu_kernels()
+    _on_cpu()
     if os.environ.get("ALPHAMED_ROLLOUT_FORK") == "1":
         _fork_engine()
 
 
-def _register_engine() -> None:
+def _register_engines() -> None:
+    """The weight-transfer engines, which vLLM imports when a worker makes one."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    from alphamed_nemo.rollout.server import SHM_BACKEND
+    from alphamed_nemo.rollout.server import BACKENDS
 
-    if SHM_BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(
-            SHM_BACKEND, "alphamed_nemo.rollout.shm_engine", "SharedMemoryEngine"
-        )
+    engines = {
+        "shm": ("alphamed_nemo.rollout.shm_engine", "SharedMemoryEngine"),
+        "nccl": ("alphamed_nemo.rollout.cuda_engines", "NcclEngine"),
+        "ipc": ("alphamed_nemo.rollout.cuda_engines", "IpcEngine"),
+    }
+    for transfer, backend in BACKENDS.items():
+        if backend not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(backend, *engines[transfer])
 
 
-def _cpu_kernels() -> None:
+def _on_cpu() -> None:
     import torch
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        from alphamed_nemo.rollout import cpu_norm, cpu_rounding
+        from alphamed_nemo.rollout import cpu_embedding, cpu_norm, cpu_rounding
 
+        cpu_embedding.register()
         cpu_norm.register()
         if not cpu_norm.kernels_round(torch.bfloat16):
             cpu_rounding.register()

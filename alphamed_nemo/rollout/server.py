@@ -17,7 +17,8 @@ from alphamed_nemo.config import Config, RolloutConfig
 from alphamed_nemo.rollout.hanging import LIMIT
 
 PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
-SHM_BACKEND = "alphamed_shm"  # the weight-transfer engine that the plugin registers
+# The weight-transfer engines that the plugin registers, by carrier.
+BACKENDS = {"shm": "alphamed_shm", "nccl": "alphamed_nccl", "ipc": "alphamed_ipc"}
 CPU_NORM = "alphamed_cpu"  # the implementation of RMSNorm that the plugin registers
 MODEL_NAME = "policy"  # what the server calls the model, whatever folder it came from
 TRANSFERS = ("auto", "shm", "nccl", "ipc")
@@ -76,7 +77,6 @@ def vllm_command(
         )
     cuda = _has_cuda() if cuda is None else cuda
     transfer = resolve_transfer(rollout.transfer, cuda)
-    backend = SHM_BACKEND if transfer == "shm" else transfer
     assert rollout.dtype != "auto", "settle_dtypes comes first: vLLM's own auto is the checkpoint's dtype"
     argv = [sys.executable, "-m", "alphamed_nemo.rollout.serve"]
     argv += ["--model", str(model_path), "--served-model-name", MODEL_NAME, "--host", host, "--port", str(port)]
@@ -89,7 +89,7 @@ def vllm_command(
     # Log-probs after the temperature; the plugin takes them before top-p. Sampling defaults are neutral whatever the
     # model's generation_config.json says (its end-of-sequence ids still count).
     argv += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
-    argv += ["--weight-transfer-config", json.dumps({"backend": backend})]
+    argv += ["--weight-transfer-config", json.dumps({"backend": BACKENDS[transfer]})]
     argv += ["--middleware", "alphamed_nemo.rollout.access.RequireKey"]
     argv += ["--middleware", "alphamed_nemo.rollout.hanging.TellHanging"]
     if not rollout.log_stats:

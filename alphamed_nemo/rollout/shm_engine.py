@@ -18,9 +18,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from alphamed_nemo.rollout.manifest import check_manifest, read_manifest
+from alphamed_nemo.rollout.reload import load_whole
 
 ABORTED = "update given up by the trainer; the old weights serve on"
 
@@ -75,12 +75,8 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
     def receive_weights(self, update_info: TensorsInfo) -> None:
         if update_info.abort:
             raise RuntimeError(ABORTED)
-        check_manifest(self.manifest, [(name, tuple(shape)) for name, _, shape, _ in update_info.tensors])
-        weights = self._tensors(update_info.tensors)
-        # Layerwise reload undoes the packing that CPU kernels keep their weights in, and packs the new ones.
-        initialize_layerwise_reload(self.model)
-        self.model.load_weights(weights)
-        finalize_layerwise_reload(self.model, self.model_config)
+        check_manifest(self.manifest, [(name, tuple(shape), dtype) for name, dtype, shape, _ in update_info.tensors])
+        load_whole(self.model, self.model_config, self._tensors(update_info.tensors))
         self.committed = True
 
     def finish_weight_update(self) -> None:

@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,7 @@ import torch
 
 from alphamed_nemo.config import RolloutConfig
 from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
-from alphamed_nemo.rollout.manifest import Manifest, check_manifest
+from alphamed_nemo.rollout.manifest import Arrivals, Manifest, dtype_name
 from alphamed_nemo.rollout.server import resolve_transfer
 
 __all__ = ["RefitStats", "RolloutError", "WeightTransfer"]
@@ -44,7 +45,13 @@ class RefitStats:
 
 
 class Sender(Protocol):
-    """What carries tensors from the trainer to the engine's workers."""
+    """What carries tensors from the trainer to the engine's workers.
+
+    Attributes:
+        partial: the engine may hold a part of an update that did not end, and must not sample.
+    """
+
+    partial: bool
 
     def open(self) -> None:
         """Meet the workers; called while the engine is paused, before the update starts."""
@@ -65,8 +72,8 @@ class WeightTransfer:
     Args:
         url, api_key: the server.
         cfg: `transfer` picks the carrier, `request_timeout_s` limits each call.
-        manifest: names and shapes of a complete update (`manifest.read_manifest` of the served folder), checked on
-            this side; the CPU engine checks on its own side in any case.
+        manifest: what a complete update carries. Every weight is compared with it before it is sent, and the engine
+            compares the update with the folder that it was started from.
         cuda: whether trainer and server have CUDA devices; None: ask torch.
 
     Raises:
@@ -78,7 +85,7 @@ class WeightTransfer:
         url: str,
         api_key: str,
         cfg: RolloutConfig,
-        manifest: Manifest | None = None,
+        manifest: Manifest,
         cuda: bool | None = None,
     ) -> None:
         self.connection = Connection(url, api_key, cfg.request_timeout_s, cfg.retries)
@@ -92,7 +99,7 @@ class WeightTransfer:
         else:
             from alphamed_nemo.rollout.cuda_transfer import cuda_sender
 
-            self.sender = cuda_sender(transfer, self.connection, cfg)
+            self.sender = cuda_sender(transfer, self.connection, cfg, manifest)
 
     def make_room(self) -> None:
         """Before the trainer works on a GPU that it shares with the server: vLLM gives back its weights, which the next
@@ -118,12 +125,13 @@ class WeightTransfer:
             version: of these weights; what `weight_version()` and every later Rollout carry.
 
         Raises:
-            RolloutError: the update was refused or failed. On CPU hosts the old weights and version serve on. With
-                CUDA carriers, which load as they receive, the server must be refitted or restarted before it samples.
+            RolloutError: the update was refused or failed. The old weights and version serve on. With CUDA carriers,
+                which load as they receive, that is so until the first weight has arrived; after that the server stays
+                paused until another refit succeeds or it is restarted, and never samples from a part of an update.
         """
         started = time.perf_counter()
         post = self.connection.call
-        sent = _Counted(weights, self.manifest)
+        sent = _Checked(weights, self.manifest)
         post("POST", "/pause", "the engine to pause", params={"mode": "keep", "clear_cache": "true"})
         try:
             self._wake("weights")
@@ -133,16 +141,18 @@ class WeightTransfer:
                 size = self.sender.send(iter(sent))
                 finish = {"weight_version": str(version)}
                 post("POST", "/finish_weight_update", "a weight update to finish", retry=False, json=finish)
+                self.sender.partial = False
             except BaseException:
                 self.sender.abort()
                 raise
         finally:
             self._wake("kv_cache")
             self.asleep = False  # a server that was lost, and comes back, is awake
-            post("POST", "/resume", "the engine to resume")
+            if not self.sender.partial:
+                post("POST", "/resume", "the engine to resume")
         if (served := weight_version(self.connection)) != version:
             raise RolloutError(f"refit to version {version}, but the server reports version {served}")
-        return RefitStats(time.perf_counter() - started, size, len(sent.found), version)
+        return RefitStats(time.perf_counter() - started, size, sent.count, version)
 
     def _start(self) -> None:
         """Start an update; where a trainer that died left one open, end that first."""
@@ -160,21 +170,30 @@ class WeightTransfer:
         self.connection.close()
 
 
-class _Counted:
-    """The weights as they pass, with their names and shapes noted and checked once the last has passed."""
+class _Checked:
+    """The weights as they pass, each compared with the manifest before it is sent, and counted."""
 
-    def __init__(self, weights: Weights, manifest: Manifest | None) -> None:
+    def __init__(self, weights: Weights, manifest: Manifest) -> None:
         self.weights, self.manifest = weights, manifest
-        self.found: list[tuple[str, tuple[int, ...]]] = []
+        self.count = 0
 
     def __iter__(self) -> Weights:
+        arrivals = Arrivals(self.manifest)
         for name, tensor in self.weights:
-            self.found.append((name, tuple(tensor.shape)))
+            with _refusing():
+                arrivals.take(name, tuple(tensor.shape), dtype_name(tensor))
+            self.count += 1
             yield name, tensor
-        try:
-            check_manifest(self.manifest if self.manifest is not None else dict(self.found), self.found)
-        except ValueError as error:
-            raise RolloutError(str(error)) from None
+        with _refusing():
+            arrivals.finish()
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise RolloutError(str(error)) from None
 
 
 class SharedMemorySender:
@@ -184,6 +203,8 @@ class SharedMemorySender:
     name (memfd), of which nothing stays whichever process dies when, and /dev/shm, 64 MB in containers by default,
     does not limit it.
     """
+
+    partial = False  # the engine loads once the whole update is there
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -208,7 +229,7 @@ class SharedMemorySender:
             if end > len(self.segment):
                 self._grow(end)
             self.segment[start:end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
-            tensors.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start])
+            tensors.append([name, dtype_name(tensor), list(tensor.shape), start])
         self._update(tensors)
         return total
 

@@ -93,7 +93,9 @@ def test_speed_of_a_step_and_memory_against_the_plan(tmp_path: Path, row: Row, s
 def test_a_colocated_server_takes_the_weights_by_ipc(half: Path, rows: list, row: Row, tmp_path: Path) -> None:
     from alphamed_nemo.launch.components import free_port
     from alphamed_nemo.policy.policy import MegatronPolicy
+    from alphamed_nemo.policy.weights import hf_shapes
     from alphamed_nemo.rollout.client import RolloutClient
+    from alphamed_nemo.rollout.manifest import Manifest
     from alphamed_nemo.rollout.server import vllm_command
     from alphamed_nemo.rollout.transfer import WeightTransfer
 
@@ -108,7 +110,8 @@ def test_a_colocated_server_takes_the_weights_by_ipc(half: Path, rows: list, row
         client = RolloutClient(f"http://127.0.0.1:{port}", "key", cfg.rollout)
         client.connection.wait_ready(300)
         policy = MegatronPolicy(BF16, ParallelConfig(), None, half, random_seed=2)
-        transfer = WeightTransfer(f"http://127.0.0.1:{port}", "key", cfg.rollout)
+        manifest = Manifest(hf_shapes(policy.hf_config), BF16.dtype)
+        transfer = WeightTransfer(f"http://127.0.0.1:{port}", "key", cfg.rollout, manifest)
         seconds = []
         for version in range(1, 6):
             transfer.make_room()

@@ -44,7 +44,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def write_tiny_llama(path: Path, seed: int = 0) -> Path:
+def write_tiny_llama(path: Path, seed: int = 0, tied: bool = False) -> Path:
     """A random Llama (hidden 64, 2 layers, grouped heads, vocabulary 512) with a byte-level tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -69,7 +69,7 @@ def write_tiny_llama(path: Path, seed: int = 0) -> Path:
         vocab_size=512,
         max_position_embeddings=512,
         initializer_range=0.2,  # wide, so that a distribution has a shape that a wrong formula would miss
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,

@@ -53,11 +53,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
         yield cfg, launcher
 
 
-def start_training(servers: tuple[Config, Launcher], name: str, worker: str = WORKER, **grpo: object) -> RunFolder:
-    """Starts the trainer of a run of its own."""
+def start_training(
+    servers: tuple[Config, Launcher], name: str, worker: str = WORKER, check: bool = True, **grpo: object
+) -> RunFolder:
+    """Starts the trainer of a run of its own; `check`: every refit."""
     cfg, launcher = servers
     cfg = dataclasses.replace(
-        cfg, run=dataclasses.replace(cfg.run, name=name), grpo=dataclasses.replace(cfg.grpo, **grpo)
+        cfg,
+        run=dataclasses.replace(cfg.run, name=name),
+        grpo=dataclasses.replace(cfg.grpo, **grpo),
+        rollout=dataclasses.replace(cfg.rollout, check_every_refit=check),
     )
     folder = RunFolder.of(cfg)
     write_config(cfg, folder.config)
@@ -149,10 +154,19 @@ def test_gate_stops_the_run_with_its_reason(servers):
         train(servers, "gate", steps=2, max_logprob_difference=1e-12)
 
 
-def test_stale_weights_under_a_new_version_stop_the_run_within_one_step(servers):
+def test_stale_weights_under_a_new_version_are_found_before_anything_is_sampled(servers):
+    stale = "tests.integration.stale_worker"
+    with pytest.raises(
+        ComponentError, match=r"weight version 1\) differs from the trainer by .* it holds other weights"
+    ):
+        train(servers, "stale", worker=stale, steps=5)
+    assert rows(RunFolder(Path(servers[0].run.dir) / "stale")) == []
+
+
+def test_stale_weights_under_a_new_version_stop_the_run_within_one_step_if_refits_are_not_checked(servers):
     stale = "tests.integration.stale_worker"
     with pytest.raises(ComponentError, match="step 1: token_mult_prob_error is .* above grpo.max_token_mult_prob"):
-        train(servers, "stale", worker=stale, steps=5)
+        train(servers, "stale", worker=stale, check=False, steps=5)
     folder = RunFolder(Path(servers[0].run.dir) / "stale")
     assert [row["step"] for row in rows(folder)] == [1]  # on the base weights, which both sides had
 

@@ -1,25 +1,29 @@
-"""A server of two engines and two HTTP processes: both engines get the weights of a refit, and both sample."""
+"""A server of two engines and two HTTP processes: both engines get the weights of a refit, and both sample.
+
+The model's head is tied, so that both engines have to pack it anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.connection import RolloutError
+from alphamed_nemo.rollout.manifest import read_manifest
 from alphamed_nemo.rollout.transfer import WeightTransfer
-from tests.integration.conftest import ServedModel, served
+from tests.integration.conftest import ServedModel, served, write_tiny_llama
 from tests.integration.test_rollout_refit import IDS, load, logprobs
 
 CLOSE = 1e-4  # nats; noise of 0.02 on every weight moves log-probs by a thousand times as much
 
 
 @pytest.fixture(scope="module")
-def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
-    with served(tiny_llama, tmp_path_factory.mktemp("engines"), engines=2, api_servers=2) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
+    model = write_tiny_llama(tmp_path_factory.mktemp("tied"), tied=True)
+    with served(model, tmp_path_factory.mktemp("engines"), engines=2, api_servers=2) as server:
         yield server
 
 
@@ -32,7 +36,7 @@ def tokens_by_engine(server: ServedModel) -> dict[str, float]:
 
 def test_a_refit_reaches_both_engines(server: ServedModel):
     client = server.client()
-    transfer = WeightTransfer(server.url, server.api_key, server.cfg.rollout)
+    transfer = WeightTransfer(server.url, server.api_key, server.cfg.rollout, read_manifest(server.path))
     for version, seed in ((1, 1), (2, 2)):
         new = load(server.path, changed_by=0.02, seed=seed)
         transfer.refit(new.named_parameters(), version)

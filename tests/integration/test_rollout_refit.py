@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from alphamed_nemo.rollout import transfer as transfer_module
 from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.client import RolloutClient, RolloutError
 from alphamed_nemo.rollout.cuda_transfer import nccl_init_info, update_info
+from alphamed_nemo.rollout.manifest import Manifest, read_manifest
 from alphamed_nemo.rollout.transfer import WeightTransfer
 from tests.integration.conftest import ServedModel
 
@@ -44,7 +46,8 @@ def client(rollout_server: ServedModel) -> RolloutClient:
 @pytest.fixture
 def transfer(rollout_server: ServedModel) -> Iterator[WeightTransfer]:
     """A transfer to the shared server, which gets its first weights back afterwards."""
-    transfer = WeightTransfer(rollout_server.url, rollout_server.api_key, rollout_server.cfg.rollout)
+    manifest = replace(read_manifest(rollout_server.path), dtype="float32")
+    transfer = WeightTransfer(rollout_server.url, rollout_server.api_key, rollout_server.cfg.rollout, manifest)
     yield transfer
     transfer.refit(load(rollout_server.path).named_parameters(), version=0)
     transfer.close()
@@ -112,22 +115,43 @@ def broken_updates() -> dict[str, tuple]:
         "missing": (lambda w: [x for x in w if x[0] != name], f"1 missing: {name}"),
         "unexpected": (lambda w: [*w, ("model.layers.2.bias", torch.zeros(3))], "1 unexpected: model.layers.2.bias"),
         "duplicate": (lambda w: [*w, (other, torch.zeros(64))], f"1 duplicate: {other}"),
+        "dtype": (
+            lambda w: [(n, t.double() if n == name else t) for n, t in w],
+            f"1 of another dtype: {name} float64, expected float32",
+        ),
         "shape": (lambda w: [(n, t[:, :-1] if n == name else t) for n, t in w], r"64, 127\), expected \(64, 128\)"),
     }
 
 
+class Unchecked:
+    """A trainer that sends whatever comes."""
+
+    def __init__(self, weights: Iterator, manifest: Manifest) -> None:
+        self.weights, self.count = weights, 0
+
+    def __iter__(self) -> Iterator:
+        return iter(self.weights)
+
+
 @pytest.mark.parametrize("kind", list(broken_updates()))
 def test_an_incomplete_or_wrong_update_is_refused_and_the_old_weights_serve(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer, kind: str
+    rollout_server: ServedModel,
+    client: RolloutClient,
+    transfer: WeightTransfer,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     spoil, message = broken_updates()[kind]
     old = load(rollout_server.path)
     version = client.weight_version()
     weights = spoil(list(load(rollout_server.path, changed_by=0.02).named_parameters()))
-    with pytest.raises(RolloutError, match=message):
-        transfer.refit(iter(weights), version=99)
-    check_served_weights(client, [(IDS, logprobs(old, IDS))], 1e-5)
-    assert client.weight_version() == version
+    for checked_by in ("trainer", "engine"):
+        if checked_by == "engine":
+            monkeypatch.setattr(transfer_module, "_Checked", Unchecked)
+        with pytest.raises(RolloutError, match=message):
+            transfer.refit(iter(weights), version=99)
+        check_served_weights(client, [(IDS, logprobs(old, IDS))], 1e-5)
+        assert client.weight_version() == version
     (group,) = client.generate([IDS], max_new_tokens=4)  # the engine is not left paused
     assert len(group) == 1
 

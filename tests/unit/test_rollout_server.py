@@ -110,7 +110,7 @@ def test_a_gpu_server_compiles_and_takes_its_share_of_the_device(model: Path):
     assert "--enforce-eager" not in argv
     assert option(argv, "--gpu-memory-utilization") == "0.85"
     assert option(argv, "--tensor-parallel-size") == "4"
-    assert json.loads(option(argv, "--weight-transfer-config")) == {"backend": "nccl"}
+    assert json.loads(option(argv, "--weight-transfer-config")) == {"backend": "alphamed_nccl"}
     assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in env
     assert "--enable-sleep-mode" not in argv and "--quantization" not in argv
     cfg.rollout.transfer, cfg.rollout.quantization = "ipc", "fp8"

@@ -15,7 +15,10 @@ from alphamed_nemo.config import RolloutConfig
 from alphamed_nemo.rollout import transfer as transfer_module
 from alphamed_nemo.rollout.connection import Connection
 from alphamed_nemo.rollout.cuda_transfer import address_towards, batches, cuda_sender
+from alphamed_nemo.rollout.manifest import Manifest
 from alphamed_nemo.rollout.transfer import SharedMemorySender, WeightTransfer
+
+NOTHING = Manifest({}, "float32")
 
 
 class Receiver(SharedMemorySender):
@@ -84,17 +87,17 @@ def test_batches_are_bounded_and_complete():
     found = list(batches(iter(weights), batch_bytes=40))
     assert [name for batch in found for name, _ in batch] == [name for name, _ in weights]
     assert all(len(batch) == 1 or sum(tensor.numel() * 4 for _, tensor in batch) <= 40 for batch in found)
-    assert list(batches(iter([]))) == []
+    assert list(batches(iter([]), 40)) == []
 
 
 def test_ipc_with_a_tensor_parallel_server_is_refused():
     connection = Connection("http://127.0.0.1:9", "", 1.0, 0)
     with pytest.raises(ValueError, match="rollout.tensor=2"):
-        cuda_sender("ipc", connection, RolloutConfig(tensor=2))
+        cuda_sender("ipc", connection, RolloutConfig(tensor=2), NOTHING)
     with pytest.raises(ValueError, match="rollout.engines=8"):
-        cuda_sender("ipc", connection, RolloutConfig(engines=8))
+        cuda_sender("ipc", connection, RolloutConfig(engines=8), NOTHING)
     with pytest.raises(ValueError, match="rollout.transfer: nccl needs CUDA"):
-        WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="nccl"), cuda=False)
+        WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="nccl"), NOTHING, cuda=False)
 
 
 def test_a_colocated_server_sleeps_while_the_trainer_works_and_wakes_around_the_new_weights(monkeypatch):
@@ -105,7 +108,7 @@ def test_a_colocated_server_sleeps_while_the_trainer_works_and_wakes_around_the_
         calls.append(request.url.path + (f"?{request.url.query.decode()}" if request.url.query else ""))
         return httpx.Response(200, json={"weight_version": "3"} if request.url.path == "/weight_info" else {})
 
-    transfer = WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="ipc"), cuda=True)
+    transfer = WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="ipc"), NOTHING, cuda=True)
     transfer.connection._pool = transfer.connection._fresh = httpx.Client(
         base_url="http://127.0.0.1:9", transport=httpx.MockTransport(answer)
     )
@@ -117,6 +120,7 @@ def test_a_colocated_server_sleeps_while_the_trainer_works_and_wakes_around_the_
         "/wake_up?tags=weights",
         "/init_weight_transfer_engine",
         "/start_weight_update",
+        "/update_weights",  # the announcement
         "/finish_weight_update",
         "/wake_up?tags=kv_cache",
         "/resume",
