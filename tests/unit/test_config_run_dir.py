@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.launch.recipe import CONF, register_schema
 from alphamed_nemo.launch.settings import load_config, to_config, write_config
 from alphamed_nemo.run_folder import RunFolder, fill_paths
@@ -45,48 +43,6 @@ def test_a_setting_wins_and_an_empty_variable_is_none(monkeypatch: pytest.Monkey
     assert composed().run.dir == "runs"
     monkeypatch.delenv("ALPHAMED_RUNS")
     assert composed().run.dir == "runs"
-
-
-@pytest.mark.parametrize("name", ["Läufe, alte und neue"])
-def test_a_recipe_writes_its_files_there(tmp_path: Path, name: str) -> None:
-    runs = tmp_path / name
-    env = os.environ | {"ALPHAMED_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        ROOT / "recipes" / "prepare_data.py",
-        "data.train_questions=8",
-        "data.heldout_questions=4",
-    ]
-    made = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
-    assert made.returncode == 0, made.stderr
-    assert len(read_questions(runs / "run" / "data" / "train.jsonl")) == 8
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-SITE = """ALPHAMED_RUNS="{runs}"
-ALPHAMED_PYTHON={python}
-"""
-
-
-@pytest.mark.parametrize("name", ["my runs", "Läufe, alte"])
-def test_a_jobs_run_folder_is_that_of_the_recipes(tmp_path: Path, name: str) -> None:
-    """The dry run of a training job and ./run, both with the variables of one site.env."""
-    site = tmp_path / "site.env"
-    site.write_text(SITE.format(runs=tmp_path / name, python=sys.executable))
-    env = {key: value for key, value in os.environ.items() if key != "ALPHAMED_RUNS"} | {"PYTHONPATH": str(ROOT)}
-    shown = subprocess.run(
-        [ROOT / "slurm" / "grpo_tiny.sh", "--dry-run"],
-        env=env | {"ALPHAMED_SITE": str(site)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert f"run       {tmp_path / name / 'tiny'}: " in shown.stdout
-    program = "from alphamed_nemo.config import Config; print(Config().run.dir)"
-    shell = f'set -a; source "{site}"; set +a; exec "{sys.executable}" -c "{program}"'
-    printed = subprocess.run(["bash", "-c", shell], env=env, capture_output=True, text=True, check=True).stdout
-    assert printed == f"{tmp_path / name}\n"
 
 
 def test_the_steps_of_the_page_are_in_the_order_in_which_they_work() -> None:

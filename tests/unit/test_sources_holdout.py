@@ -65,10 +65,10 @@ def test_groups_hold_all_that_match_by_any_rule_also_through_a_third() -> None:
 
 
 def test_groups_are_what_comparing_every_pair_gives() -> None:
-    questions = families(12, 3) + [ask(i, prose(("alone", i), 12)) for i in range(20)]
+    questions = families(6, 3) + [ask(i, prose(("alone", i), 12)) for i in range(8)]
     random.Random(2).shuffle(questions)
     group_of = {q.id: n for n, group in enumerate(group_alike(questions, SETTINGS)) for q in group}
-    assert len(set(group_of.values())) == 32
+    assert len(set(group_of.values())) == 14
     for one in questions:
         for other in questions:
             if one is not other and decontaminate([one], [other], SETTINGS)[1]:
