@@ -27,7 +27,7 @@ LLAMA3_ROPE = {
 
 
 def test_families_map_to_megatron():
-    llama = transformer_config(LlamaConfig(**SIZES), ModelConfig(), ParallelConfig())
+    llama = transformer_config(LlamaConfig(**SIZES), ModelConfig(dtype="float32"), ParallelConfig())
     assert (llama.num_query_groups, llama.kv_channels, llama.ffn_hidden_size) == (2, 16, 96)
     assert (llama.add_qkv_bias, llama.qk_layernorm, llama.gated_linear_unit) == (False, False, True)
     qwen2 = transformer_config(Qwen2Config(**SIZES), ModelConfig(dtype="float32"), ParallelConfig())
@@ -38,7 +38,7 @@ def test_families_map_to_megatron():
 
 
 def test_fusions_that_move_log_probs_are_off():
-    config = transformer_config(LlamaConfig(**SIZES), ModelConfig(), ParallelConfig())
+    config = transformer_config(LlamaConfig(**SIZES), ModelConfig(dtype="float32"), ParallelConfig())
     assert not config.apply_rope_fusion and not config.bias_activation_fusion
 
 
@@ -55,7 +55,7 @@ def test_fusions_that_move_log_probs_are_off():
     + [({"fusions": [name]}, {switch: True}) for name, switch in FUSIONS.items() if name != "rope"],
 )
 def test_settings_reach_megatron(settings, expected):
-    config = transformer_config(LlamaConfig(**SIZES), ModelConfig(**settings), ParallelConfig())
+    config = transformer_config(LlamaConfig(**SIZES), ModelConfig(dtype="float32", **settings), ParallelConfig())
     assert {name: getattr(config, name) for name in expected} == expected
     on = {switch for switch in FUSIONS.values() if getattr(config, switch)}
     assert on == {FUSIONS[name] for name in settings.get("fusions", [])}
@@ -63,7 +63,7 @@ def test_settings_reach_megatron(settings, expected):
 
 def test_the_local_layers_refuse_the_rope_fusion():
     with pytest.raises(ValueError, match="model.fusions: rope is Transformer Engine's"):
-        transformer_config(LlamaConfig(**SIZES), ModelConfig(fusions=["rope"]), ParallelConfig())
+        transformer_config(LlamaConfig(**SIZES), ModelConfig(dtype="float32", fusions=["rope"]), ParallelConfig())
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 10000.0}, LLAMA3_ROPE])

@@ -23,7 +23,7 @@ def learning_rates(optim: dict, total_steps: int | None, steps: int) -> list[flo
     from alphamed_nemo.policy.runtime import initialize
 
     initialize(ParallelConfig())
-    chunks = wrap(build_model(LlamaConfig(**SIZES), ModelConfig(), ParallelConfig()))
+    chunks = wrap(build_model(LlamaConfig(**SIZES), ModelConfig(dtype="float32"), ParallelConfig()))
     optimizer, schedule = build_optimizer(chunks, OptimConfig(**optim), total_steps)
     rates = []
     for _ in range(steps):
@@ -65,7 +65,7 @@ def one_update(weight_decay: float) -> tuple[torch.Tensor, torch.Tensor, torch.T
     from alphamed_nemo.policy.runtime import initialize
 
     initialize(ParallelConfig())
-    chunks = wrap(build_model(LlamaConfig(**SIZES), ModelConfig(), ParallelConfig()))
+    chunks = wrap(build_model(LlamaConfig(**SIZES), ModelConfig(dtype="float32"), ParallelConfig()))
     optim = OptimConfig(lr=0.1, weight_decay=weight_decay, clip_grad=0.0)
     optimizer, schedule = build_optimizer(chunks, optim)
     weight = chunks[0].module.output_layer.weight
