@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from alphamed_nemo.evaluation.grading import Grade
+from alphamed_nemo.evaluation.stats import McNemar, mcnemar
 from alphamed_nemo.run_folder import RunFolder
 
 ROLES = ("base", "forced", "other", "trained")  # their order in tables
@@ -50,6 +52,7 @@ class Evaluation:
         forced: the responses were made to begin with a reasoning prefix.
         model: what was asked.
         by_dataset: the same for each data set: name → (accuracy, interval or None, n).
+        correct: question id → whether its answer is right; empty where the file does not say.
     """
 
     label: str
@@ -62,6 +65,7 @@ class Evaluation:
     forced: bool = False
     model: str = ""
     by_dataset: dict[str, tuple[float, tuple[float, float] | None, int | None]] = field(default_factory=dict)
+    correct: dict[str, bool] = field(default_factory=dict)
 
     @property
     def role(self) -> str:
@@ -72,6 +76,23 @@ class Evaluation:
         if "base" in label or label == "before":
             return "base"
         return "trained" if label in ("hf", "after") or "trained" in label else "other"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """McNemar's exact test of two rows on the same questions."""
+
+    first: str
+    second: str
+    test: McNemar
+
+    def sentence(self) -> str:
+        """For a person: which questions only one of them has right, and how likely that is by chance."""
+        chance = "less than 1 in 10,000" if self.test.p < 1e-4 else f"p = {self.test.p:.2g}"
+        return (
+            f"{self.first} against {self.second}, question by question: {self.test.only_first} right only in the "
+            f"first, {self.test.only_second} only in the second ({chance} by McNemar's exact test if both were equal)."
+        )
 
 
 @dataclass
@@ -106,6 +127,17 @@ class RunData:
         """Questions by difficulty level."""
         counts = Counter(question.level for question in self.labelled)
         return {level: counts[level] for level in sorted(counts)}
+
+    @property
+    def paired(self) -> list[Paired]:
+        """The trained model against each other row that was asked the same questions."""
+        trained, found = self.trained, []
+        for other in self.evaluations:
+            if trained and other is not trained and trained.correct and trained.correct.keys() == other.correct.keys():
+                ids = list(trained.correct)
+                test = mcnemar([trained.correct[id] for id in ids], [other.correct[id] for id in ids])
+                found.append(Paired(trained.label, other.label, test))
+        return found
 
     @property
     def base(self) -> Evaluation | None:
@@ -198,7 +230,17 @@ def parse_evaluation(record: dict, stem: str) -> Evaluation | None:
             name: (float(part["accuracy"]), parse_interval(part), part.get("n"))
             for name, part in (record.get("by_dataset") or {}).items()
         },
+        correct=correct_by_question(record),
     )
+
+
+def correct_by_question(record: dict) -> dict[str, bool]:
+    """Question id → whether its answer is right, by the majority of its samples; empty for a file without questions."""
+    found = {}
+    for question in record.get("questions") or []:
+        answers = tuple(response.get("answer") for response in question.get("responses", []))
+        found[question["id"]] = Grade(question["id"], "", None, question["key"], answers).majority_correct
+    return found
 
 
 def parse_interval(record: dict) -> tuple[float, float] | None:
