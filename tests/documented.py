@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,17 +64,21 @@ def commands() -> list[Command]:
 
 def overlooked(found: list[Command]) -> list[str]:
     """Where a command seems to stand that `found` lacks: it belongs on a line of its own, or in backticks."""
-    known = {(command.file, command.line) for command in found}
+    known: dict[tuple[str, int], list[str]] = {}
+    for command in found:
+        known.setdefault((command.file, command.line), []).append(command.text)
     texts = [(path, list(enumerate(path.read_text().splitlines(), 1))) for path in MARKDOWN]
     texts += [(path, list(prose(path))) for path in (*SHELL, *PYTHON, ROOT / "run")]
-    return [
-        f"{name(path)}:{number}: {line.strip()}"
-        for path, lines in texts
-        for number, line in lines
-        if ANYWHERE.search(line)
-        if (name(path), number) not in known
-        or (not START.match(line.strip()) and ANYWHERE.search(re.sub(r"`[^`]+`", "", line)))
-    ]
+    places = []
+    for path, lines in texts:
+        for number, line in lines:
+            texts_here = known.get((name(path), number), [])
+            if any(without_comment(line.rstrip("\\")) in text for text in texts_here if line.strip()):
+                continue  # the line is the command
+            rest = re.sub(r"`[^`]+`", "", line) if texts_here else line
+            if ANYWHERE.search(rest):
+                places.append(f"{name(path)}:{number}: {line.strip()}")
+    return places
 
 
 def name(path: Path) -> str:
@@ -115,7 +119,7 @@ def spans(path: Path) -> Iterator[tuple[int, str]]:
 def markdown_commands(path: Path) -> Iterator[Command]:
     for block in blocks(path):
         if block.language in ("", "bash", "sh", "console") and not any("─" in line for line in block.lines):
-            for offset, line in enumerate(block.lines):  # every line: one that is no command fails its test
+            for offset, line in continued(enumerate(block.lines)):  # every line: one that is no command fails its test
                 if line.strip():
                     yield Command(block.file, block.line + offset, without_comment(line))
                 yield from inline(block.file, block.line + offset, line)
@@ -129,7 +133,7 @@ def markdown_commands(path: Path) -> Iterator[Command]:
 
 def text_commands(path: Path) -> Iterator[Command]:
     """Of comments and module docstrings: a line that begins as one, and what stands in backticks."""
-    for number, line in prose(path):
+    for number, line in continued(prose(path)):
         if START.match(line.strip()) and " " in line.strip():
             yield Command(name(path), number, without_comment(line))
             line = line.partition(" #")[2]
@@ -140,6 +144,18 @@ def inline(file: str, number: int, line: str) -> Iterator[Command]:
     for match in re.finditer(r"`([^`]+)`", line):
         if is_command(match[1]):
             yield Command(file, number, match[1])
+
+
+def continued(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Joins a line that ends in a backslash with the next; the number is the first one's."""
+    first, begun = 0, ""
+    for number, line in lines:
+        first, begun = (first, f"{begun} {line.strip()}") if begun else (number, line)
+        if begun.endswith("\\"):
+            begun = begun[:-1].rstrip()
+            continue
+        yield first, begun
+        begun = ""
 
 
 def without_comment(line: str) -> str:

@@ -18,9 +18,11 @@ from omegaconf import OmegaConf
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.sources import LOADERS, SourceConfig
+from alphamed_nemo.launch import recipe as recipe_top
 from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_run
 from alphamed_nemo.launch.derived import fill_derived
-from alphamed_nemo.launch.recipe import CONF, check_overrides, register_schema
+from alphamed_nemo.launch.dtypes import settle_dtypes
+from alphamed_nemo.launch.recipe import check_overrides, register_schema
 from alphamed_nemo.launch.settings import to_config
 from alphamed_nemo.launch.values import check_values
 from alphamed_nemo.plan import table
@@ -51,11 +53,13 @@ def composed(recipe: str, overrides: list[str]) -> Config:
     """As the top of a recipe does it."""
     check_overrides(overrides)
     register_schema()
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(recipe_top.CONF), version_base=None):
         values = OmegaConf.to_container(compose(recipe, overrides), resolve=True)
     cfg = to_config(values)
     check_values(cfg)
-    return fill_derived(cfg)
+    fill_derived(cfg)
+    settle_dtypes(cfg, cuda=recipe == "plan" or is_full_size(cfg))
+    return cfg
 
 
 def is_full_size(cfg: Config) -> bool:
@@ -95,9 +99,10 @@ def prepare_data_(cfg: Config) -> str:
 
     for group, file in ((cfg.sources.train, "mine.jsonl"), (cfg.sources.evaluation, "heldout.jsonl")):
         for name, source in group.items():
-            if not source.path:
-                assert LOADERS[source.set or name].hub is not None, f"{name} can be read from a path only"
-                group[name] = SourceConfig(set="questions", path=file)
+            loader = LOADERS[source.set or name]
+            assert source.path or loader.hub is not None, f"{name} can be read from a path only"
+            if not Path(source.path or "missing").exists():
+                group[name] = SourceConfig(set="questions", path=file, heldout=source.heldout)
     cfg.sources.deduplicate = False  # the training sets are one file here
     prepare_data(cfg)
     assert read_questions(cfg.data.train)
@@ -167,8 +172,13 @@ def plan_(cfg: Config) -> str:
     return "run for one row, which is the document's"
 
 
-def convert(cfg: Config) -> str:
+def convert_from_hf_(cfg: Config) -> str:
     check_model_folder(cfg.model.path, "model.path")  # the conversion is a test of its own
+    return "checked"
+
+
+def convert_to_hf_(cfg: Config) -> str:
+    assert not cfg.export.checkpoint or cfg.export.checkpoint == "best" or Path(cfg.export.checkpoint).is_dir()
     return "checked"
 
 
@@ -188,8 +198,8 @@ RECIPES: dict[str, Callable[[Config], str]] = {
     "evaluate": evaluate_,
     "report": report_,
     "plan": plan_,
-    "convert_to_hf": convert,
-    "convert_from_hf": convert,
+    "convert_to_hf": convert_to_hf_,
+    "convert_from_hf": convert_from_hf_,
     "make_tiny_model": only_composed,
     "fetch_smollm2": only_composed,
     "quickstart": quickstart_,

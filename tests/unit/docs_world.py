@@ -14,7 +14,7 @@ from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.plan.model import SHIPPED
 from alphamed_nemo.policy.checkpoint import STATE
-from tests.documented import ROOT
+from tests.documented import MARKDOWN, ROOT, blocks
 from tests.unit.synthetic_run import make_run
 
 REAL = "models/Llama-3.1-8B-Instruct"
@@ -59,8 +59,20 @@ grep -c "end of call" "$CALLS"
 """
 
 
+def documented_files() -> dict[str, str]:
+    """What the documents ask a reader to write: the YAML blocks that begin with their file's name."""
+    found = (block for path in MARKDOWN for block in blocks(path) if block.language == "yaml")
+    return {
+        block.lines[0].lstrip("# "): "\n".join(block.lines) for block in found if block.lines[0].startswith("# conf/")
+    }
+
+
 def make_world(folder: Path) -> None:
     """A folder in which the documents' paths exist; `bin` has an sbatch and a python that only write down."""
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    (folder / "alphamed_nemo").symlink_to(ROOT / "alphamed_nemo")  # conf/ names the tiny model beside itself
+    for name, text in documented_files().items():
+        (folder / name).write_text(text)
     for config in SHIPPED.glob("*.json"):
         write_model(folder / "models" / config.stem, config.read_text())
     for run in RUNS:
@@ -73,8 +85,10 @@ def make_world(folder: Path) -> None:
     questions = examination(12)
     write_questions(questions, folder / "train.jsonl")
     write_lines(folder / "responses.jsonl", [{"id": q.id, "response": r"So it is \boxed{A}."} for q in questions])
-    for name, key in (("mine", "A"), ("heldout", "B")):
-        rows = [{"question": f"The {name} question {n}?", "options": ["Iron", "Zinc"], "answer": key} for n in range(9)]
+    for name, key in (("mine", "A"), ("my_questions", "A"), ("heldout", "B")):
+        rows = [
+            {"question": f"The {name} question {n}?", "options": ["Iron", "Zinc"], "answer": key} for n in range(200)
+        ]
         write_lines(folder / f"{name}.jsonl", rows)
     for program in ("sbatch", "python"):
         path = folder / "bin" / program

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import torch
 import yaml
 
 from alphamed_nemo.data.sources import LOADERS
+from alphamed_nemo.launch import recipe as recipe_top
 from alphamed_nemo.launch import slurm
 from alphamed_nemo.launch.allocation import Allocation
 from alphamed_nemo.launch.checks import check_training
@@ -29,7 +31,7 @@ from alphamed_nemo.launch.settings import SECRETS, known_keys, to_config
 from alphamed_nemo.rewards.server import parse_arguments
 from tests.documented import MARKDOWN, ROOT, Block, Command, blocks, commands, name, overlooked, spans, words
 from tests.unit.docs_recipes import RECIPES, check_answers, check_passes, check_recipe, composed
-from tests.unit.docs_world import PLACEHOLDERS, add_files, forget_runs, make_world
+from tests.unit.docs_world import PLACEHOLDERS, add_files, documented_files, forget_runs, make_world
 
 COMMANDS = commands()
 FIRST = {command.text: command for command in reversed(COMMANDS)}  # each once, where it stands first
@@ -53,6 +55,7 @@ def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(variable)
     for secret in SECRETS.values():
         monkeypatch.setenv(secret, "key")
+    monkeypatch.setattr(recipe_top, "CONF", folder / "conf")  # ours, and what the documents ask a reader to add
     yield folder
     forget_runs(folder)
 
@@ -83,6 +86,12 @@ def cover(command: Command, asked: list[str], world: Path, monkeypatch: pytest.M
         return check_job(rest, monkeypatch)
     if program.startswith("slurm/"):
         return cover_script(program, rest, world, monkeypatch)
+    if program == "set":  # set -a; source FILE; set +a
+        (world / "slurm").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "slurm" / "site.env.example", world / "slurm" / "site.env")
+        shown = subprocess.run(["bash", "-euc", f"{command.text}; env"], check=True, capture_output=True, text=True)
+        assert "ALPHAMED_RUNS=" in shown.stdout and "ALPHAMED_MODELS=" in shown.stdout
+        return "run"
     if program == "cp":
         return cover_site(rest[0])
     if program in ("docker", "enroot"):
@@ -222,8 +231,12 @@ def known_variables() -> set[str]:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda b: f"{b.file}:{b.line}")
-def test_a_documented_yaml_example_loads(block: Block) -> None:
-    cfg = to_config(yaml.safe_load("\n".join(block.lines)))
+def test_a_documented_yaml_example_loads(block: Block, world: Path) -> None:
+    if block.lines[0].startswith("# conf/"):
+        _, group, file = block.lines[0].lstrip("# ").split("/")
+        cfg = composed("train_grpo", [f"{group}={Path(file).stem}"])
+    else:
+        cfg = to_config(yaml.safe_load("\n".join(block.lines)))
     for key, source in (cfg.sources.train | cfg.sources.evaluation).items():
         assert (source.set or key) in LOADERS
 
@@ -257,7 +270,7 @@ def test_files_named_in_the_text_exist(path: Path) -> None:
         f"{name(path)}:{line}: {span}"
         for line, span in spans(path)
         if re.fullmatch(r"[\w.\-/]+", span) and span.partition("/")[0] in roots and "/" in span
-        if not (ROOT / span).exists()
+        if not (ROOT / span).exists() and span not in documented_files()
     ]
     for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
         if "://" not in target and not (path.parent / target).exists():

@@ -16,6 +16,7 @@ from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.launch.derived import fill_derived
+from alphamed_nemo.launch.dtypes import settle_dtypes
 from alphamed_nemo.launch.recipe import CONF, register_schema
 from alphamed_nemo.launch.settings import to_config
 from alphamed_nemo.plan.passes import count_passes, subset_questions
@@ -31,7 +32,9 @@ def composed(tmp_path: Path, *overrides: str) -> Config:
     register_schema()
     with initialize_config_dir(str(CONF), version_base=None):
         values = OmegaConf.to_container(compose("plan", [f"run.dir={tmp_path}", *overrides]), resolve=True)
-    return fill_derived(to_config(values))
+    cfg = fill_derived(to_config(values))
+    settle_dtypes(cfg, cuda=True)
+    return cfg
 
 
 @pytest.mark.parametrize("size", SIZES)
