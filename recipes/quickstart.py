@@ -1,7 +1,7 @@
 """The paper's whole pipeline in miniature, on two CPU cores; every part is the one that a cluster runs.
 
-    ./run quickstart                            a tiny base model on an invented clinic
-    ./run quickstart experiment=smollm2         a real model on real questions (made by recipes/fetch_smollm2.py)
+    ./run quickstart  # a tiny base model on an invented clinic
+    ./run quickstart experiment=smollm2  # a real model on real questions (made by recipes/fetch_smollm2.py)
     ./run quickstart grpo.steps=10 parallel.tensor=1
 
 1. takes the base model and writes the questions that come with the project

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.io import read_questions
+from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.run_folder import RunFolder
 
 # Training questions of the published sets, before duplicates and leaks are removed: (set, subset) → questions.
@@ -87,6 +88,8 @@ def set_sizes(cfg: Config) -> dict[str, int | None]:
     """Questions of each training set by its name; None: a set of one's own."""
     if cfg.data.source == "clinic":
         return {"clinic": cfg.data.train_questions}
+    if cfg.data.source == "medical_bank":
+        return {"medical_bank": len(medical_bank()[0])}
     sizes = {}
     for name, source in cfg.sources.train.items():
         size = PUBLISHED.get((source.set or name, source.subset))

@@ -1,6 +1,6 @@
 """Refits of small models of every family inside one process with vLLM: what is served after each, as JSON.
 
-    python -m tests.integration.refit_models FOLDER OUTPUT CASE…     CASE: family-tied|untied|redundant-dtype
+    python -m tests.integration.refit_models FOLDER OUTPUT CASE…  # CASE: family-tied|untied|redundant-dtype
 
 Starting a server for each would cost a quarter of a minute; here a model takes two seconds. The weights travel through
 the real sender, the real segment and the real engine; only HTTP is left out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.families import dimensions
 from alphamed_nemo.plan.model import SHIPPED
 from alphamed_nemo.policy.checkpoint import STATE
 from tests.documented import MARKDOWN, ROOT, blocks
@@ -38,11 +40,12 @@ PLACEHOLDERS = {
     "[--from=STAGE]": "--from=convert",
     "[SBATCH OPTIONS]": "--qos=short",
     "[--dry-run]": "--dry-run",
-    "[unit|integration|gpu|slurm|image]": "unit",
+    "[unit|integration|real|gpu|slurm|image]": "unit",
     "[pytest arguments]": "-x",
     "[row ...]": "step reward",
     "[VARIANT ...]": "plain",
     "[--config runs/x/config.yaml]": "--config runs/my_run/config.yaml",
+    "CASE…": "llama-tied",
     "[stubborn]": "stubborn",
     "[torchrun]": "torchrun",
 }
@@ -50,6 +53,19 @@ PLACEHOLDERS = {
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}{{ eos_token }}{% endfor %}[assistant] "
 )
+
+SMOLLM2 = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
 
 # Writes down what it is given, and answers with the number of the job.
 RECORDER = """#!/bin/sh
@@ -74,10 +90,11 @@ def make_world(folder: Path) -> None:
     for name, text in documented_files().items():
         (folder / name).write_text(text)
     for config in SHIPPED.glob("*.json"):
-        write_model(folder / "models" / config.stem, config.read_text())
+        write_model(folder / "models" / config.stem, json.loads(config.read_text()))
+    write_model(folder / "models" / "SmolLM2-135M-Instruct", SMOLLM2)
     for run in RUNS:
         make_run(folder / "runs" / run)
-        shutil.copytree(folder / REAL, folder / "runs" / run / "hf")
+        (folder / "runs" / run / "hf").symlink_to(folder / REAL)
     (folder / "runs" / "my_run" / "config.yaml").write_text(yaml.safe_dump({"reward": {"protocol": "lenient"}}))
     checkpoint = folder / "runs" / "my_run" / "checkpoints" / "step_20"
     checkpoint.mkdir(parents=True)
@@ -110,14 +127,21 @@ def write_lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_model(folder: Path, config: str) -> None:
-    """config.json, a tokenizer that fits it, an instruct model's chat template, and a file in place of the weights."""
+def write_model(folder: Path, config: dict) -> None:
+    """config.json, a tokenizer that fits it, a chat template, and weights that take no room on the disk."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config)
+    (folder / "config.json").write_text(json.dumps(config))
     for path in (ROOT / "alphamed_nemo" / "assets" / "tiny_base").glob("tokenizer*.json"):
         shutil.copy(path, folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    (folder / "model.safetensors").write_bytes(b"0")
+    header, end = {}, 0
+    for name, shape in dimensions(config).tensors().items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)  # nothing but a hole
 
 
 def examination(count: int, levels: bool = False) -> list[Question]:
@@ -137,4 +161,4 @@ def add_files(cfg: Config) -> None:
         if not Path(path).exists():
             write_questions(embedded_bank(12, 0)[0] if tiny else examination(12, path == cfg.grpo.questions), path)
     if not Path(cfg.evaluate.model).exists():
-        shutil.copytree(cfg.model.path if tiny else REAL, cfg.evaluate.model)
+        Path(cfg.evaluate.model).symlink_to(Path(cfg.model.path if tiny else REAL).resolve())

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.io import write_questions
+from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.launch.derived import fill_derived
@@ -51,6 +52,11 @@ def test_every_size_passes_over_the_papers_data_at_least_once(size: str, tmp_pat
 def test_the_quickstart_passes_over_its_subset_at_least_once(tmp_path: Path) -> None:
     passes = count_passes(composed(tmp_path, "experiment=tiny"))
     assert passes is not None and passes.questions == 600 and passes.count >= 1
+
+
+def test_the_medical_banks_questions_are_counted(tmp_path: Path) -> None:
+    passes = count_passes(composed(tmp_path, "experiment=smollm2"))
+    assert passes is not None and passes.questions == len(medical_bank()[0])
 
 
 @pytest.mark.parametrize("name", ["medical", *(f"study/{study}" for study in STUDIES)])
