@@ -29,7 +29,7 @@ def test_case_that_tells_options_apart_is_kept(given: str, key: str) -> None:
         ("Tin", METALS, "answer not among the options"),
         ("7", METALS, "answer not among the options"),
         ("A, B", METALS, "answer not among the options"),
-        ("aA", ALLELES, "answer not among the options"),
+        ("aA", ALLELES, "ambiguous answer: found .aA., which may mean A or B or C"),
         (["A", "B"], METALS, "more than one answer: A, B"),
         ("1", METALS, "ambiguous answer: found '1', which may mean A or B; write the letter"),
         (1, METALS, "ambiguous answer"),
