@@ -223,7 +223,9 @@ def _license_name(card: ModelCard) -> str:
     if license.id == UNKNOWN:
         return "unknown: see the base model"
     name = f"{license.name} ({license.id})" if license.id == "other" and license.name else license.id
-    return f"[{name}]({license.link})" if license.link.startswith("https://") or license.link in card.papers else name
+    texts = [paper for paper in card.papers if paper.lower().startswith(("licen", "copying"))]
+    link = texts[0] if texts else license.link if license.link.startswith("https://") else ""
+    return f"[{name}]({link})" if link else name
 
 
 def _amount(record: TrainingRecord) -> str:
