@@ -151,7 +151,7 @@ def _glance(card: ModelCard) -> str:
         ("license", _license_name(card)),
         ("trained on", _sets(card)),
         ("training", _amount(record)),
-        ("weights", f"{card.dtype}; trained in {record.get('model.dtype', 'a type that is not known')}"),
+        ("weights", f"{card.dtype}; trained in {record.dtype or 'a type that is not known'}"),
     ]
     if card.prompt:
         rows.append(("prompt", "with the chat template" if card.prompt.chat else "plain text, no chat template"))
@@ -223,7 +223,9 @@ def _license_name(card: ModelCard) -> str:
     if license.id == UNKNOWN:
         return "unknown: see the base model"
     name = f"{license.name} ({license.id})" if license.id == "other" and license.name else license.id
-    return f"[{name}]({license.link})" if license.link.startswith("https://") or license.link in card.papers else name
+    texts = [paper for paper in card.papers if paper.lower().startswith(("licen", "copying"))]
+    link = texts[0] if texts else license.link if license.link.startswith("https://") else ""
+    return f"[{name}]({link})" if link else name
 
 
 def _amount(record: TrainingRecord) -> str:

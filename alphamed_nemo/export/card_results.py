@@ -41,7 +41,7 @@ class Row:
     @property
     def title(self) -> str:
         prefix = self.result.settings.get("force_prefix")
-        return f"{self.of}, made to begin with “{prefix}”" if prefix else self.of
+        return f"{self.of} (made to begin with “{prefix}”)" if prefix else self.of
 
 
 def find_results(evaluations: Path, origin: dict[str, Any]) -> list[Row]:
@@ -70,7 +70,14 @@ def find_results(evaluations: Path, origin: dict[str, Any]) -> list[Row]:
         key = repr([row.of, sorted((k, repr(v)) for k, v in asked.items() if k not in ("model", "weights"))])
         if key not in found or found[key].result.date <= result.date:
             found[key] = row
-    return sorted(found.values(), key=lambda row: (row.of != OWN, bool(row.result.settings.get("force_prefix"))))
+    return sorted(found.values(), key=_place)
+
+
+def _place(row: Row) -> tuple:
+    """The order of the tables, the rule of training first, and of the columns in them."""
+    asked, protocols = row.result.settings, list(_PROTOCOLS)
+    protocol = protocols.index(asked["protocol"]) if asked["protocol"] in protocols else len(protocols)
+    return protocol, row.of != OWN, bool(asked.get("force_prefix")), row.result.date
 
 
 def section(rows: Sequence[Row]) -> str:

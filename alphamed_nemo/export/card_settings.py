@@ -64,7 +64,8 @@ def _order(record: TrainingRecord) -> str:
 
 def _sampling(record: TrainingRecord) -> str:
     text = f"vLLM, temperature {record['rollout.temperature']}, top-p {record['rollout.top_p']}"
-    return ", ".join(filter(None, [text, record["rollout.dtype"], record.get("rollout.quantization")]))
+    dtype = record["rollout.dtype"] if record["rollout.dtype"] != "auto" else record.dtype
+    return ", ".join(filter(None, [text, dtype, record.get("rollout.quantization")]))
 
 
 def _lengths(record: TrainingRecord) -> str:
@@ -82,7 +83,7 @@ def _optimizer(record: TrainingRecord) -> str:
 
 def _precision(record: TrainingRecord) -> str:
     fp8 = record.get("model.fp8")
-    return f"{record['model.dtype']}, FP8 linear layers ({fp8})" if fp8 else record["model.dtype"]
+    return f"{record.dtype}, FP8 linear layers ({fp8})" if fp8 else record.dtype
 
 
 def _layout(record: TrainingRecord) -> str:

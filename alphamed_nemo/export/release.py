@@ -50,8 +50,7 @@ class Origin:
     def trained_dtype(self) -> str:
         """The type that the model was trained in; without a run, that of its base model."""
         config = provenance.read_json(self.base.folder / "config.json")
-        stored = manifest.trained_dtype(self.record.checkpoint)
-        known = [stored, self.record.get("model.dtype"), config.get("dtype"), config.get("torch_dtype")]
+        known = [self.record.dtype, config.get("dtype"), config.get("torch_dtype")]
         return next((name for name in known if name in DTYPES), "float32")
 
 

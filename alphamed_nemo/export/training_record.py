@@ -119,6 +119,12 @@ class TrainingRecord:
         return str(self.get("run.name", ""))
 
     @property
+    def dtype(self) -> str:
+        """The type that it was trained in: the checkpoint's word, or the run's; empty where it is not known."""
+        stated = manifest.trained_dtype(self.checkpoint) or self.get("model.dtype", "")
+        return "" if stated == "auto" else stated
+
+    @property
     def data(self) -> DataConfig:
         """How its prompts are made."""
         known = {item.name for item in fields(DataConfig)}

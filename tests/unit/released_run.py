@@ -43,7 +43,7 @@ def settings(root: Path, base: Path = TINY) -> Config:
     cfg.run.dir, cfg.run.name = str(root), "demo"
     cfg.model.path, cfg.model.max_length = str(base), 192
     cfg.data.prompt, cfg.rollout.max_new_tokens = "tiny", 48
-    cfg.grpo.steps = 20
+    cfg.grpo.steps, cfg.model.dtype = 20, "float32"
     return fill_paths(cfg)
 
 

@@ -96,6 +96,13 @@ def test_what_was_asked_differently_is_shown_and_not_tested(folder, asked):
     assert "base model: prompt" in card_of(folder) and "McNemar" not in card_of(folder)
 
 
+def test_the_rule_of_training_comes_first(folder):
+    write(folder, "a", evaluation(folder.hf, 30, protocol="lenient"))
+    write(folder, "b", evaluation(folder.hf, 30))
+    update_card(folder.hf, folder.eval)
+    assert card_of(folder).index("the protocol `boxed`") < card_of(folder).index("the protocol `lenient`")
+
+
 def test_results_of_other_weights_stay_out(folder, tmp_path):
     write(folder, "later", evaluation(folder.hf, 30, release="0" * 64))
     write(folder, "elsewhere", evaluation(tmp_path, 30))
