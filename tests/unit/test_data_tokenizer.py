@@ -9,7 +9,7 @@ from alphamed_nemo.config import DataConfig
 from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.clinic import clinic
 from alphamed_nemo.data.corpus import FORCED_PREFIX, corpus
-from alphamed_nemo.data.prompts import TEMPLATES, encode_prompt, encode_prompts, format_prompt
+from alphamed_nemo.data.prompts import TEMPLATES, encode_prompt, encode_prompts, format_prompt, sent_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.tokenizer import build_tokenizer, save_tokenizer
 
@@ -78,7 +78,7 @@ def test_unknown_template_is_refused_with_the_known_ones():
 def test_encoded_prompt_begins_with_one_bos_and_decodes_to_the_prompt(tokenizer, template):
     ids = encode_prompt(QUESTION, tokenizer, DataConfig(prompt=template))
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
-    assert tokenizer.decode(ids[1:]) == format_prompt(QUESTION, template)
+    assert tokenizer.decode(ids[1:]) == sent_prompt(QUESTION, tokenizer, DataConfig(prompt=template))
 
 
 def test_response_prefix_is_the_beginning_of_a_trained_response(tokenizer):

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.launch.derived import fill_lengths
 from alphamed_nemo.launch.dtypes import settle_dtypes
 from alphamed_nemo.launch.recipe import CONF, register_schema
 from alphamed_nemo.launch.settings import to_config
@@ -29,6 +30,7 @@ def experiment(name: str, *overrides: str) -> Config:
         composed = compose("plan", [f"experiment={name}", *overrides])
     cfg = to_config(OmegaConf.to_container(composed, resolve=True))
     settle_dtypes(cfg, cuda=True)
+    fill_lengths(cfg)
     return cfg
 
 

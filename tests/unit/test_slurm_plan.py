@@ -128,6 +128,7 @@ def test_the_ranks_read_what_the_plan_has_decided(cfg: Config) -> None:
 def test_a_complete_run_asked_for_more_steps_is_not_complete(cfg: Config) -> None:
     root = Path(cfg.run.dir) / "test"
     (root / "checkpoints" / "step_40").mkdir(parents=True)
+    cfg.grpo.steps = 40
     (root / "DONE").touch()
     assert slurm.is_complete(cfg)
     cfg.grpo.steps = 60
