@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,15 @@ RECIPES = sorted(path.stem for path in (CONF.parent / "recipes").glob("*.py"))
 
 
 def composed(name: str, *overrides: str) -> Config:
+    return to_config(copy.deepcopy(composed_values(name, *overrides)))
+
+
+@cache
+def composed_values(name: str, *overrides: str) -> dict:
+    """Kept, since Hydra takes tenths of a second, and several tests look at the same settings."""
     register_schema()
     with initialize_config_dir(str(CONF), version_base=None):
-        return to_config(OmegaConf.to_container(compose(name, list(overrides)), resolve=True))
+        return OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
 
 
 @pytest.mark.parametrize("name", TOP)
