@@ -161,12 +161,12 @@ def test_the_status_of_a_recipe_and_of_the_tests_is_passed_on(clone: Clone) -> N
 @pytest.mark.parametrize(
     ("arguments", "pytest_arguments"),
     [
-        ([], "tests/unit tests/integration tests/gpu"),
+        ([], "tests/unit tests/integration tests/real tests/gpu"),
         (["unit"], "tests/unit"),
         (["integration", "-x"], "tests/integration -x"),
         (["slurm"], "tests/slurm"),
         (["image", "-s"], "tests/image -s"),
-        (["-k", "launch"], "tests/unit tests/integration tests/gpu -k launch"),
+        (["-k", "launch"], "tests/unit tests/integration tests/real tests/gpu -k launch"),
     ],
 )
 def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arguments: str) -> None:
