@@ -14,7 +14,7 @@ from tests.integration.refit_carriers import BROKEN_AT
 
 CLOSE = 1e-4  # nats; one stale weight moves log-probs by more than 0.05
 SAYS = {
-    "missing": f"missing: {BROKEN_AT}, ",
+    "missing": " missing: model.",
     "shape": f"1 of another shape: {BROKEN_AT} ",
     "dtype": f"1 of another dtype: {BROKEN_AT} float64, expected float32",
     "duplicate": "1 duplicate: model.layers.1.self_attn.q_proj.weight",
