@@ -60,7 +60,7 @@ class RefitCheck:
             self.limit = self.exchange.from_rank0(lambda: tolerance(self.rounding, nats, own))
         if not found <= self.limit:
             self.exchange.from_rank0(lambda: self._refuse(found))
-        level = logging.INFO if first else logging.DEBUG
+        level = logging.INFO if first and self.client is not None else logging.DEBUG
         text = "server and policy differ by %.2g nats in the log-probs of given tokens (limit %.2g)"
         log.log(level, text, found, self.limit)
         return ""

@@ -159,8 +159,8 @@ def test_stale_weights_under_a_new_version_are_found_before_anything_is_sampled(
     with pytest.raises(
         ComponentError, match=r"weight version 1\) differs from the trainer by .* it holds other weights"
     ):
-        train(servers, "stale", worker=stale, steps=5)
-    assert rows(RunFolder(Path(servers[0].run.dir) / "stale")) == []
+        train(servers, "stale_checked", worker=stale, steps=5)
+    assert rows(RunFolder(Path(servers[0].run.dir) / "stale_checked")) == []
 
 
 def test_stale_weights_under_a_new_version_stop_the_run_within_one_step_if_refits_are_not_checked(servers):
