@@ -87,11 +87,11 @@ class Paired:
     test: McNemar
 
     def sentence(self) -> str:
-        """For a person: which questions only one of them has right, and how likely that is by chance."""
-        chance = "less than 1 in 10,000" if self.test.p < 1e-4 else f"p = {self.test.p:.2g}"
+        """For a person: how many questions only one of them has right, and the p-value of "equally good"."""
+        p = "p < 0.0001" if self.test.p < 1e-4 else f"p = {self.test.p:.2g}"
         return (
-            f"{self.first} against {self.second}, question by question: {self.test.only_first} right only in the "
-            f"first, {self.test.only_second} only in the second ({chance} by McNemar's exact test if both were equal)."
+            f"On the same questions, {self.test.only_first} were right only as “{self.first}” and "
+            f"{self.test.only_second} only as “{self.second}” ({p}, McNemar's exact test)."
         )
 
 

@@ -154,3 +154,23 @@ def test_a_comparison_has_a_chart_a_benchmark_with_the_base_once(tmp_path):
     shown = re.findall(r"<title>(.*?): ([\d.]+%), 95%", chart)
     assert shown == [("base", "23.5%"), *((name, "93.8%") for name in ("medqa_l1", "medqa_l1_l2", "medqa_l1_l3"))]
     assert 'aria-label="Accuracy on medqa"' in html and 'aria-label="Question length"' in html
+
+
+def test_the_trained_model_is_compared_with_each_row_question_by_question(tmp_path):
+    run = make_run(tmp_path / "run")
+    for path in (run / "eval").glob("*.json"):  # the trained model alone has questions 3 to 11 right
+        record = json.loads(path.read_text())
+        right = range(12) if record["label"] == "trained" else range(3)
+        answers = [[{"answer": "A" if i in right else None}] for i in range(20)]
+        questions = [{"id": f"q{i}", "key": "A", "responses": found} for i, found in enumerate(answers)]
+        path.write_text(json.dumps(record | {"questions": questions}))
+    text = " ".join(Page(build_report(run).read_text(encoding="utf-8")).text.split())
+    assert "On the same questions, 9 were right only as “trained” and 0 only as “base” (p = 0.0039, McNemar" in text
+
+
+def test_rows_of_other_questions_are_not_compared(tmp_path):
+    run = make_run(tmp_path / "run")
+    for number, path in enumerate((run / "eval").glob("*.json")):
+        questions = [{"id": f"q{number}", "key": "A", "responses": [{"answer": "A"}]}]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"questions": questions}))
+    assert "On the same questions" not in build_report(run).read_text(encoding="utf-8")
