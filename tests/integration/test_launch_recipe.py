@@ -62,7 +62,7 @@ def test_a_signal_stops_everything_and_says_so(tmp_path: Path, number: signal.Si
     process = start(tmp_path, "run.name=waits")
     try:
         assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == ["40 steps\n", "waiting\n"]
+        assert [process.stdout.readline() for _ in range(2)] == ["75 steps\n", "waiting\n"]
         process.send_signal(number)
         _, err = process.communicate(timeout=LIMIT_S)
     finally:
