@@ -32,10 +32,14 @@ def register() -> None:
 
     if CPU_NORM in ir.ops.rms_norm.impls:
         return
-    if not kernels_round(torch.bfloat16):
-        log.info("vLLM's kernels for this processor do not round to bfloat16: float32's compute norms and attention")
     ir.ops.rms_norm.register_impl(CPU_NORM, supports_args=_norm_fits)(rms_norm)
     ir.ops.fused_add_rms_norm.register_impl(CPU_NORM, supports_args=_add_norm_fits, inplace=True)(fused_add_rms_norm)
+
+
+def log_choice() -> None:
+    """Which kernels compute, where that is not vLLM's own choice. vLLM's loggers are set up after its plugins load."""
+    if not kernels_round(torch.bfloat16):
+        log.info("vLLM's kernels for this processor do not round to bfloat16: float32's compute norms and attention")
 
 
 @cache

@@ -44,6 +44,16 @@ def _on_cpu() -> None:
             cpu_rounding.register()
 
 
+def log_choices() -> None:
+    """What `register` chose for this machine; for after vLLM's loggers are set up, which is later than that."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from alphamed_nemo.rollout import cpu_norm
+
+        cpu_norm.log_choice()
+
+
 def _logprobs_before_top_p() -> None:
     """Make `processed_logprobs` mean log-softmax(logits / temperature), before top-k and top-p.
 

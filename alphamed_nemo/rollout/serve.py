@@ -10,6 +10,7 @@ import tempfile
 
 from alphamed_nemo.rollout.cpu_kernels import apply_limits
 from alphamed_nemo.rollout.hanging import WAITING
+from alphamed_nemo.rollout.plugin import log_choices
 
 apply_limits()  # not in main: an engine that is spawned imports this file again before anything of vLLM
 
@@ -24,6 +25,7 @@ def main() -> None:
     cli_env_setup()
     args = make_arg_parser(FlexibleArgumentParser(description=__doc__)).parse_args()
     configure_logging_from_args(args)
+    log_choices()
     command = ServeSubcommand()
     command.validate(args)
     with tempfile.TemporaryDirectory(prefix="waiting-", dir=os.environ.get("VLLM_RPC_BASE_PATH")) as folder:
