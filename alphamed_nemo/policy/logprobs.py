@@ -19,6 +19,7 @@ def token_logprobs(
     vocab_size: int,
     temperature: float = 1.0,
     group: dist.ProcessGroup | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of each distribution, both differentiable.
 
@@ -28,11 +29,13 @@ def token_logprobs(
         vocab_size: real size; ids from there on are padding and have probability 0.
         temperature: divides the logits; above 0.
         group: the tensor-parallel group; None: the logits hold the whole vocabulary.
+        overwrite: the backward pass puts the gradient in the place of the logits, which nothing else reads: they are
+            the largest tensor of a step. A second backward pass through the same graph is then torch's error.
 
     Returns:
         (log-probabilities, entropies in nats), float32 [N], equal on all ranks of the group.
     """
-    return _VocabParallelLogprobs.apply(logits, targets, vocab_size, temperature, group)
+    return _VocabParallelLogprobs.apply(logits, targets, vocab_size, temperature, group, overwrite)
 
 
 # Values of one block of rows, in float32. On CPU a block and what is computed from it stay in the cache.
@@ -47,7 +50,13 @@ class _VocabParallelLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, vocab_size: int, temperature: float, group: dist.ProcessGroup | None
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        vocab_size: int,
+        temperature: float,
+        group: dist.ProcessGroup | None,
+        overwrite: bool,
     ) -> tuple[Tensor, Tensor]:
         parallel = group is not None and dist.get_world_size(group) > 1
         part = logits.shape[-1]
@@ -76,7 +85,7 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         entropy = log_total - weighted / total
 
         ctx.save_for_backward(logits, column, here, largest + log_total, entropy)
-        ctx.temperature, ctx.real = temperature, real
+        ctx.temperature, ctx.real, ctx.overwrite = temperature, real, overwrite
         ctx.set_materialize_grads(False)
         return of_target - log_total, entropy
 
@@ -85,7 +94,8 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         logits, column, here, log_sum, entropy = ctx.saved_tensors
         of_logprob = torch.zeros_like(log_sum) if of_logprob is None else of_logprob / ctx.temperature
         of_target = of_logprob * here
-        grad = torch.empty_like(logits)
+        # Each block is copied before its gradient is written.
+        grad = logits if ctx.overwrite else torch.empty_like(logits)
         grad[:, ctx.real :] = 0.0
         for rows in _blocks(logits) if ctx.real else ():
             log_p = _scaled(logits[rows, : ctx.real], ctx.temperature).sub_(log_sum[rows, None])
@@ -96,7 +106,7 @@ class _VocabParallelLogprobs(torch.autograd.Function):
                 of_logits -= log_p.add_(entropy[rows, None]).mul_(p).mul_(weight)
             of_logits.scatter_add_(1, column[rows, None], of_target[rows, None])
             grad[rows, : ctx.real] = of_logits
-        return grad, None, None, None, None
+        return grad, None, None, None, None, None
 
 
 def _blocks(logits: Tensor) -> list[slice]:

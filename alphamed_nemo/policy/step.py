@@ -130,7 +130,7 @@ def _logprobs(logits: Tensor, batch: PackedBatch, vocab_size: int, temperature: 
     logits = logits.squeeze(0)
     if len(logits) == len(batch.mask):
         logits = logits.index_select(0, rows)
-    logprobs, entropy = token_logprobs(logits, batch.targets[rows], vocab_size, temperature, group)
+    logprobs, entropy = token_logprobs(logits, batch.targets[rows], vocab_size, temperature, group, overwrite=True)
     zeros = logprobs.new_zeros(len(batch.mask))
     return zeros.index_copy(0, rows, logprobs), zeros.index_copy(0, rows, entropy)
 

@@ -89,3 +89,18 @@ def test_a_vocabulary_split_over_ranks_gives_the_same_values_and_gradients():
         torch.testing.assert_close(found[1].double(), entropy.detach(), rtol=1e-6, atol=1e-5)
     gradient = torch.cat([found[2] for found in ranks], dim=1).double()
     assert (gradient - leaf.grad).norm() < 1e-5 * leaf.grad.norm()
+
+
+def test_the_gradient_may_take_the_place_of_the_logits():
+    values, targets = logits_and_targets()
+    leaf, exact = values.clone().requires_grad_(), values.double().requires_grad_()
+    logits = leaf * 1.0
+    logprobs, entropy = token_logprobs(logits, targets, VOCAB, 0.7, overwrite=True)
+    loss = logprobs.sum() + 0.3 * entropy.sum()
+    loss.backward(retain_graph=True)
+    expected_logprobs, expected_entropy = reference(exact, targets, 0.7)
+    (expected_logprobs.sum() + 0.3 * expected_entropy.sum()).backward()
+    assert (leaf.grad.double() - exact.grad).norm() < 1e-5 * exact.grad.norm()
+    assert torch.equal(logits.detach(), leaf.grad)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
