@@ -77,6 +77,14 @@ def test_swiglu(config, dtype, tolerance):
     assert_equal(SwiGLU(config), expected, [random(6, 1, 24)], dtype, tolerance)
 
 
+def test_swiglu_keeps_its_input_alone(config):
+    kept: list[Tensor] = []
+    x = random(6, 1, 24).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        SwiGLU(config)(x)
+    assert [tensor.data_ptr() for tensor in kept] == [x.data_ptr()]
+
+
 @DTYPES
 def test_rotation(dtype, tolerance):
     angles = random(6, 1, DIM // 2)
