@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.utils._device import _device_constructors
 
 # Functions that take `device=`; the ones that Megatron-Core calls with "cuda" are among them.
@@ -54,6 +55,7 @@ def install() -> None:
     _answer_streams()
     _answer_random_states()
     _answer_type_names()
+    _skip_collectives_of_one()
     _installed = True
 
 
@@ -122,3 +124,28 @@ def _answer_type_names() -> None:
         return result if result.startswith("torch.cuda.") else result.replace("torch.", "torch.cuda.", 1)
 
     torch.Tensor.type = named
+
+
+def _skip_collectives_of_one() -> None:
+    """Megatron's reduce-scatter of gradients and all-gather of weights do nothing in a group of one rank.
+
+    Each is in place there, the buffer being the rank's own part of it, but gloo copies the whole buffer to find that
+    out: as much memory as all gradients for a moment, and two passes over it.
+    """
+    from megatron.core.distributed import param_and_grad_buffer
+
+    for name in ("dist_reduce_scatter_func", "dist_all_gather_func"):
+        setattr(param_and_grad_buffer, name, _unless_alone(getattr(param_and_grad_buffer, name)))
+
+
+def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
+    """The collective, which does nothing where its output is all of its input and no other rank takes part."""
+
+    @functools.wraps(collective)
+    def call(output: torch.Tensor, given: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        alone = dist.get_world_size(kwargs.get("group")) == 1 and not kwargs.get("async_op")
+        if alone and output.data_ptr() == given.data_ptr() and output.numel() == given.numel():
+            return None
+        return collective(output, given, *args, **kwargs)
+
+    return call

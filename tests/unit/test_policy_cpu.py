@@ -1,7 +1,10 @@
 """Each effect of the CPU shim, in a process of its own: the shim changes torch for the whole process."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.spawn import spawn
 
@@ -87,6 +90,49 @@ def type_names() -> list[object]:
 
 def test_type_names_are_those_of_cuda():
     assert spawn(type_names, 1) == [["torch.cuda.FloatTensor", "torch.cuda.BFloat16Tensor", torch.int64]]
+
+
+def alone() -> tuple[bool, float]:
+    """Whether a buffer is as before, and the memory that its reduce-scatter and its all-gather took, as a share."""
+    install()
+    from megatron.core.distributed import param_and_grad_buffer as megatron
+
+    buffer = torch.arange(2.0**24)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = peak()
+    megatron.dist_reduce_scatter_func(buffer, buffer, op=dist.ReduceOp.SUM, group=dist.group.WORLD, async_op=False)
+    megatron.dist_all_gather_func(buffer, buffer, group=dist.group.WORLD, async_op=False)
+    taken = (peak() - before) / buffer.nbytes
+    return torch.equal(buffer, torch.arange(2.0**24)), taken
+
+
+def peak() -> int:
+    """Bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def test_a_rank_alone_does_not_copy_its_gradients_to_add_them_up():
+    ((same, taken),) = spawn(alone, 1)
+    assert same and taken < 0.25
+
+
+def together() -> list[list[float]]:
+    install()
+    from megatron.core.distributed import param_and_grad_buffer as megatron
+
+    rank = dist.get_rank()
+    buffer = torch.tensor([1.0, 2.0, 3.0, 4.0]) * 10**rank
+    part = buffer[2 * rank : 2 * rank + 2]
+    megatron.dist_reduce_scatter_func(part, buffer, op=dist.ReduceOp.SUM, group=dist.group.WORLD, async_op=False)
+    added = part.tolist()
+    megatron.dist_all_gather_func(buffer, part, group=dist.group.WORLD, async_op=False)
+    return [added, buffer.tolist()]
+
+
+def test_several_ranks_add_up_their_gradients_and_gather_their_weights():
+    everything = [11.0, 22.0, 33.0, 44.0]
+    assert spawn(together, 2) == [[everything[:2], everything], [everything[2:], everything]]
 
 
 def refuse() -> str:
