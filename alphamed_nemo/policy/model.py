@@ -9,6 +9,12 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_layer_local_spec
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -32,11 +38,12 @@ FUSIONS = {  # ours → Megatron's switch
     "masked_softmax": "masked_softmax_fusion",
     "gradient_accumulation": "gradient_accumulation_fusion",
 }
+_DIVIDED = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) -> list[PolicyGPTModel]:
-    """This rank's part of the model, with Megatron's random weights; `policy.runtime.initialize` comes before.
+    """This rank's part of the model, whose weights are still to be set; `policy.runtime.initialize` comes before.
 
     Args:
         hf_config: transformers' config of a model that `alphamed_nemo/families.py` knows.
@@ -56,6 +63,7 @@ def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) ->
         for stage in range(parallel.virtual_pipeline or 1)
     ]
     for chunk in chunks:
+        _mark_parallel(chunk)
         chunk.rotary_pos_emb.inv_freq = rope_frequencies(hf_config)
         if torch.cuda.is_available():
             chunk.cuda()
@@ -128,6 +136,9 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
         context_parallel_size=parallel.context,
         sequence_parallel=parallel.sequence,
         use_cpu_initialization=not torch.cuda.is_available(),
+        # The weights are loaded, or drawn in a way that no layout changes. On CPU Megatron would first draw, on every
+        # rank, the whole of each matrix in float32.
+        perform_initialization=torch.cuda.is_available(),
         transformer_impl=implementation,
         **{switch: name in model.fusions for name, switch in FUSIONS.items()},
         **RECOMPUTE[model.recompute],
@@ -204,6 +215,18 @@ def _chunk(hf_config: Any, model: ModelConfig, config: TransformerConfig, vp_sta
         rotary_base=hf_config.rope_parameters["rope_theta"],
         vp_stage=vp_stage,
     )
+
+
+def _mark_parallel(chunk: PolicyGPTModel) -> None:
+    """Says of each matrix along which dimension the tensor ranks divide it, as Megatron does where it draws them.
+
+    The gradient's norm counts a parameter without this mark on one tensor rank only.
+    """
+    for name, module in chunk.named_modules():
+        dim = _DIVIDED.get(type(module))
+        if dim is not None and module.weight is not None and not hasattr(module.weight, "tensor_model_parallel"):
+            stride = 2 if name.endswith("linear_fc1") else 1  # gate and up, each divided by itself
+            set_tensor_model_parallel_attributes(module.weight, True, dim, stride)
 
 
 def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:

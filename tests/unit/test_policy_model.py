@@ -143,3 +143,28 @@ def test_initialize_is_repeatable_with_the_same_layout_only():
 def test_a_layout_that_does_not_fit_the_ranks_is_refused():
     with pytest.raises(RuntimeError, match="= 4, but 2 ranks run"):
         spawn(initialize_twice, 2, {"tensor": 2, "data": 2}, {})
+
+
+def marks(hf_config) -> list[dict[str, tuple]]:
+    """What tensor parallelism knows of each parameter: as built here, and where Megatron draws the weights."""
+    from alphamed_nemo.policy import model as built
+
+    initialize(ParallelConfig(tensor=2))
+    layout, settings = ParallelConfig(tensor=2), ModelConfig(dtype="float32")
+    config = transformer_config(hf_config, settings, layout)
+    assert not config.perform_initialization
+    config.perform_initialization = True
+    names = ("tensor_model_parallel", "partition_dim", "partition_stride")
+    return [
+        {name: tuple(getattr(each, mark, None) for mark in names) for name, each in chunk.named_parameters()}
+        for chunk in (*built.build_model(hf_config, settings, layout), built._chunk(hf_config, settings, config, None))
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs Megatron draws the weights")
+@pytest.mark.parametrize("family", [LlamaConfig, Qwen2Config, Qwen3Config])
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_that_are_not_drawn_are_marked_as_megatron_marks_them(family, tied):
+    for found, expected in spawn(marks, 2, family(**SIZES, tie_word_embeddings=tied)):
+        assert found == expected
+        assert {mark[:2] for mark in found.values()} >= {(True, 0), (True, 1), (None, None)}
