@@ -88,6 +88,9 @@ def build_optimizer(
         chunks,
         use_gloo_process_groups=torch.cuda.is_available(),
     )
+    if not torch.cuda.is_available():
+        for group in optimizer.param_groups:
+            group["fused"] = True  # torch's own kernel: one pass over memory, and no copy of the second moments
     return optimizer, _schedule(optimizer, optim, total_steps)
 
 

@@ -62,10 +62,13 @@ def test_schedules_that_cannot_work_are_refused(optim, total_steps, message):
 def one_update(weight_decay: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights before and after one update, and the gradient, of the output matrix."""
     from alphamed_nemo.policy.model import build_model
+    from alphamed_nemo.policy.random_weights import initialize_weights
     from alphamed_nemo.policy.runtime import initialize
 
     initialize(ParallelConfig())
-    chunks = wrap(build_model(LlamaConfig(**SIZES), ModelConfig(dtype="float32"), ParallelConfig()))
+    built = build_model(LlamaConfig(**SIZES), ModelConfig(dtype="float32"), ParallelConfig())
+    initialize_weights(built, LlamaConfig(**SIZES), 1)
+    chunks = wrap(built)
     optim = OptimConfig(lr=0.1, weight_decay=weight_decay, clip_grad=0.0)
     optimizer, schedule = build_optimizer(chunks, optim)
     weight = chunks[0].module.output_layer.weight
@@ -83,3 +86,36 @@ def test_one_update_is_adamw():
     # The first step of Adam is lr · g / (|g| + eps), after decoupled decay by lr · weight_decay.
     expected = before * (1 - 0.1 * 0.01) - 0.1 * gradient / (gradient.abs() + 1e-8)
     torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-6)
+
+
+def updates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output matrix after `count` updates with clipping, and after as many of torch's AdamW in float64."""
+    from alphamed_nemo.policy.model import build_model
+    from alphamed_nemo.policy.random_weights import initialize_weights
+    from alphamed_nemo.policy.runtime import initialize
+
+    initialize(ParallelConfig())
+    built = build_model(LlamaConfig(**SIZES), ModelConfig(dtype="float32"), ParallelConfig())
+    initialize_weights(built, LlamaConfig(**SIZES), 1)
+    chunks = wrap(built)
+    optim = OptimConfig(lr=0.1, weight_decay=0.05, clip_grad=1.0)
+    optimizer, schedule = build_optimizer(chunks, optim)
+    weight = chunks[0].module.output_layer.weight
+    exact = weight.detach().double().requires_grad_()
+    reference = torch.optim.AdamW(
+        [exact], lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, weight_decay=optim.weight_decay
+    )
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        gradient = torch.randn(weight.shape, generator=generator)
+        weight.main_grad.copy_(gradient)
+        exact.grad = gradient.double() / max(1.0, float(gradient.double().norm()))
+        schedule.step(1)
+        optimizer.step()
+        reference.step()
+    return weight.detach().clone(), exact.detach()
+
+
+def test_many_updates_follow_adamw_in_float64():
+    ((found, expected),) = spawn(updates, 1, 10)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
