@@ -28,6 +28,7 @@ import torch.distributed as dist
 
 from alphamed_nemo.policy import checkpoint_tensors, manifest, optimizer_state, rng_state
 from alphamed_nemo.policy.checkpoint_tensors import CheckpointError, on_rank0
+from alphamed_nemo.policy.heap import HEAP
 from alphamed_nemo.policy.weights.binding import unwrap
 
 __all__ = ["CheckpointError", "best", "latest", "load", "passed_over", "prune", "save"]
@@ -89,6 +90,8 @@ def save(policy: Saved, folder: str | Path, state: dict[str, Any]) -> None:
             f"{folder}: not written: {error}. Older checkpoints are untouched. Free disk space, or keep fewer "
             "checkpoints (grpo.keep_checkpoints)"
         ) from error
+    finally:
+        HEAP.give_back()
 
 
 def load(policy: Saved, folder: str | Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.policy import runtime
+from alphamed_nemo.policy.heap import HEAP
 from alphamed_nemo.policy.model import build_model
 from alphamed_nemo.policy.optimizer import build_optimizer, wrap
 from alphamed_nemo.policy.packing import PackedBatch
@@ -92,6 +93,7 @@ class MegatronPolicy:
         if optim is not None:
             self.model = wrap(chunks, parallel.overlap_grad_reduce, parallel.overlap_param_gather)
             self.optimizer, self.scheduler = build_optimizer(self.model, optim, total_steps)
+        HEAP.give_back()
         self.data_rank: int = parallel_state.get_data_parallel_rank()
 
     @property
@@ -146,6 +148,7 @@ class MegatronPolicy:
         _, grad_norm, _ = self.optimizer.step()
         if not math.isfinite(grad_norm):
             raise RuntimeError(f"the gradient norm is {grad_norm}; the weights were changed and must not be kept")
+        HEAP.step_ended()
         return StepStats(loss, float(grad_norm), lr, metrics)
 
     def hf_weights(self) -> Iterator[tuple[str, Tensor | None]]:

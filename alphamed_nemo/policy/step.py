@@ -15,6 +15,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from alphamed_nemo.policy.attention import SegmentParams
+from alphamed_nemo.policy.heap import HEAP
 from alphamed_nemo.policy.logprobs import token_logprobs
 from alphamed_nemo.policy.packing import PackedBatch, empty_like
 
@@ -46,6 +47,7 @@ def forward_backward(
 
     def finish(batch: PackedBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         loss, metrics = loss_fn(*_logprobs(logits, batch, vocab_size, temperature), batch)
+        HEAP.note()
         # Three values and `calculate_per_token_loss` (see model.py) make the schedule take the loss as it is. The
         # number of tokens, by which Megatron would divide the gradients, is not used: see `_finalize`.
         return loss, torch.zeros((), dtype=torch.int, device=loss.device), metrics | {"loss": loss.detach().clone()}
