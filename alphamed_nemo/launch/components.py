@@ -87,15 +87,27 @@ def trainer_threads(cfg: Config) -> int:
 
 
 def trainer(cfg: Config) -> Component:
-    """The trainer's ranks on this machine, started by torchrun. Expects the run's config.yaml to be written."""
-    argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={cfg.parallel.world_size}", "--nnodes=1"]
-    argv += [f"--master-addr={LOOPBACK}", f"--master-port={free_port()}"]
-    argv += ["-m", "alphamed_nemo.grpo.worker", str(RunFolder.of(cfg).config)]
-    env = KEEP_FREED_MEMORY | {
-        "OMP_NUM_THREADS": str(trainer_threads(cfg)),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "ALPHAMED_ROLLOUT_API_KEY": cfg.rollout.api_key,
-        "ALPHAMED_REWARD_API_KEY": cfg.reward.api_key,
-    }
-    # torchrun gives its ranks 30 s after SIGTERM: time to finish the step and save.
+    """The trainer's ranks on this machine, started by torchrun where there are several: it takes 0.3 GB and a second
+    import of torch. Expects the run's config.yaml to be written."""
+    ranks, port = cfg.parallel.world_size, free_port()
+    worker = ["-m", "alphamed_nemo.grpo.worker", str(RunFolder.of(cfg).config)]
+    if ranks > 1:
+        argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--nnodes=1"]
+        argv += [f"--master-addr={LOOPBACK}", f"--master-port={port}", *worker]
+        rank = {}
+    else:
+        argv = [sys.executable, *worker]
+        rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        rank |= {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+    env = (
+        KEEP_FREED_MEMORY
+        | rank
+        | {
+            "OMP_NUM_THREADS": str(trainer_threads(cfg)),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "ALPHAMED_ROLLOUT_API_KEY": cfg.rollout.api_key,
+            "ALPHAMED_REWARD_API_KEY": cfg.reward.api_key,
+        }
+    )
+    # Time to finish the step and save; torchrun gives its ranks 30 s of it.
     return Component("trainer", argv, env, grace_s=40)

@@ -62,7 +62,16 @@ def test_ports_and_keys_that_are_set_are_kept(cfg: Config) -> None:
     assert component.env == {"ALPHAMED_REWARD_API_KEY": "mine"}
 
 
-@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 2), (2, 64)])
+def test_one_rank_needs_no_torchrun_and_knows_that_it_is_alone(cfg: Config) -> None:
+    component = trainer(cfg)
+    assert component.argv[1:-1] == ["-m", "alphamed_nemo.grpo.worker"]
+    expected = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    assert component.env.items() >= expected.items() and int(component.env["MASTER_PORT"]) > 0
+    assert int(component.env["OMP_NUM_THREADS"]) == len(os.sched_getaffinity(0))
+    assert component.argv[-1] == str(RunFolder.of(cfg).config)
+
+
+@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 2), (2, 2), (2, 64)])
 def test_the_trainers_ranks_share_the_cores_and_stay_on_loopback(cfg: Config, tensor: int, pipeline: int) -> None:
     cfg.parallel.tensor, cfg.parallel.pipeline = tensor, pipeline
     component = trainer(cfg)
