@@ -111,6 +111,8 @@ def load(policy: Saved, folder: str | Path) -> dict[str, Any]:
         optimizer_state.load_state(policy.optimizer, loaded["optimizer"])
     if policy.scheduler is not None:
         policy.scheduler.load_state_dict(loaded["scheduler"])
+    del loaded  # the optimizer's state once more
+    HEAP.give_back()
     rng_state.restore((folder / RNG).read_bytes())
     return json.loads((folder / STATE).read_text())
 

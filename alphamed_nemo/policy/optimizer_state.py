@@ -93,9 +93,16 @@ def _like(shard: Any, kind: str, data: Tensor) -> Any:
 def _parameters(distributed: Any, loading: bool) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Each parameter with its whole flat state, float32, in the order in which Megatron loads them.
 
-    Only data-parallel rank 0 writes, so only there the state has values; the others get tensors without memory.
+    Only data-parallel rank 0 writes, so only there the state has values; the others get tensors without memory. A rank
+    that is alone in its group has all of it already: the tensors are then the optimizer's own.
     """
     on_rank0 = dist.get_rank(distributed.data_parallel_group) == 0
+    if not loading and dist.get_world_size(distributed.data_parallel_group) == 1:
+        for buffer in distributed.buffers:
+            for parameter in buffer.param_index_map:
+                own = distributed._get_main_param_and_optimizer_states(parameter)
+                yield parameter, {kind: own[kind].detach().float() for kind in _KINDS}
+        return
     for index, buffer in enumerate(distributed.buffers):
         device = "cpu" if loading or on_rank0 else "meta"
         whole = {kind: torch.zeros(buffer.numel, device=device) for kind in _KINDS}
@@ -117,7 +124,8 @@ def _gather(distributed: Any, bucket: Any, ranges: dict[Tensor, Any], whole: dic
         for parameter, where in ranges.items():
             local = where["gbuf_local"]
             mine[local.start : local.end] = distributed._get_main_param_and_optimizer_states(parameter)[kind].float()
-        parts = [torch.empty_like(mine) for _ in range(ranks)] if on_rank0 else None
+        place = whole[kind][bucket.offset : bucket.offset + size]
+        parts = list(place.to(device).chunk(ranks)) if on_rank0 else None  # on CPU they are the place itself
         dist.gather(mine, parts, dst=dist.get_global_rank(group, 0), group=group)
-        if parts is not None:
-            whole[kind][bucket.offset : bucket.offset + size] = torch.cat(parts).cpu()
+        if parts is not None and device.type != "cpu":
+            place.copy_(torch.cat(parts))
