@@ -37,9 +37,9 @@ small = []
 
 
 def test_what_is_freed_is_given_back_after_the_first_step_and_kept_from_then_on():
-    first, second, third = run("print(json.dumps([step([50] * 4) for _ in range(3)]))")
+    first, second, third = run("print(json.dumps([step([10] * 20) for _ in range(3)]))")
     assert second - first > 190  # what the next step takes again
-    assert abs(third - second) < 10
+    assert abs(third - second) < 12  # one piece may not fit where it lay before
 
 
 def test_steps_of_other_sizes_do_not_let_it_grow():
