@@ -23,15 +23,15 @@ from matplotlib import pyplot
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from alphamed_nemo.answers.protocols import extract_answer
+from alphamed_nemo.config.files import load_config
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import rollout_client
-from alphamed_nemo.launch.settings import load_config
-from alphamed_nemo.rewards.extract import extract_answer
-from alphamed_nemo.rollout.manifest import read_manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (1, 2, 3)

@@ -12,19 +12,19 @@ import logging
 
 from transformers import AutoTokenizer
 
+from alphamed_nemo.cli.dtypes import announce_processor
+from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_questions
+from alphamed_nemo.cli.progress import counter
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.difficulty import are_labelled, describe, histogram
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
-from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_questions
-from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import resumed, rollout_client
-from alphamed_nemo.report.progress import counter
-from alphamed_nemo.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

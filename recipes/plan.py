@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.plan.changes import advise
-from alphamed_nemo.plan.plan import Plan, make_plan
-from alphamed_nemo.plan.table import table
+from alphamed_nemo.plan.layout_table import table
+from alphamed_nemo.plan.prediction import Plan, make_plan
 from alphamed_nemo.plan.text import plan_text
 
 

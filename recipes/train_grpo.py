@@ -9,16 +9,16 @@ loop). A server whose url is set already runs and is used as it is.
 
 from __future__ import annotations
 
+from alphamed_nemo.cli.dtypes import announce_processor
+from alphamed_nemo.cli.preflight import check_training
+from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.checks import check_training
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.components import trainer
-from alphamed_nemo.launch.dtypes import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import start_servers, wait_ready
-from alphamed_nemo.launch.settings import write_config
-from alphamed_nemo.report.progress import GrpoProgress, MetricsFollower
-from alphamed_nemo.run_folder import RunFolder
 
 
 def train_grpo(cfg: Config, launcher: Launcher) -> None:

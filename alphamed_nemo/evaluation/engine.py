@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from alphamed_nemo.clinic.corpus import reasons
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.corpus import reasons
 from alphamed_nemo.data.prompts import encode_prompts
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.grading import check_protocol, grade_set

@@ -17,7 +17,7 @@ import yaml
 
 from alphamed_nemo.evaluation.result import EMPTY, EvaluationResult, Summary, percent
 from alphamed_nemo.export import leaks, markdown, provenance
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.policy.checkpoint import manifest
 
 logger = logging.getLogger(__name__)
 

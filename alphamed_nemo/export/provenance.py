@@ -19,7 +19,7 @@ from typing import Any
 
 import alphamed_nemo
 from alphamed_nemo.config import Config
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.policy.checkpoint import manifest
 
 NAME = "provenance.json"
 CARD = "README.md"  # not among the files of provenance.json: evaluations change it

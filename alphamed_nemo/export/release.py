@@ -22,7 +22,7 @@ from alphamed_nemo.export.base_model import BaseModel, legal_files
 from alphamed_nemo.export.shards import write_shards
 from alphamed_nemo.export.training_record import TrainingRecord, hub_sets
 from alphamed_nemo.export.usage import EXAMPLE, TEMPLATE
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.policy.weights import hf_shapes
 
 # Copied from the base model where it has them, beside the papers of its license: tokenizer and generation defaults.

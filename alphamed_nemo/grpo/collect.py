@@ -11,9 +11,9 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.advantages import advantages
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.overlong import overlong_penalty
-from alphamed_nemo.grpo.stream import QuestionStream
-from alphamed_nemo.rewards.client import RewardClient
-from alphamed_nemo.rewards.types import RewardItem
+from alphamed_nemo.grpo.question_stream import QuestionStream
+from alphamed_nemo.rewards.reward_client import RewardClient
+from alphamed_nemo.rewards.score import RewardItem
 from alphamed_nemo.rollout.client import RolloutClient
 from alphamed_nemo.rollout.types import Rollout
 

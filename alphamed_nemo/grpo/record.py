@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.grpo.collect import Collected
-from alphamed_nemo.run_folder import RunFolder
 
 Logger = Callable[[dict[str, float], int], None]
 

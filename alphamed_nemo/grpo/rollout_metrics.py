@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from alphamed_nemo.clinic.corpus import reasons
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.corpus import reasons
 from alphamed_nemo.grpo.collect import Collected
 
 

@@ -14,6 +14,7 @@ from itertools import count
 from statistics import fmean
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.grpo.collect import Collected, Collector, SamplingError
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.metrics import check_gates
@@ -21,11 +22,10 @@ from alphamed_nemo.grpo.record import RunRecord
 from alphamed_nemo.grpo.refit_check import RefitCheck
 from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
 from alphamed_nemo.grpo.update import Updater
-from alphamed_nemo.policy import checkpoint
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.rollout.connection import RolloutError, RolloutLost
-from alphamed_nemo.rollout.transfer import WeightTransfer
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.rollout.refit import WeightTransfer
 
 MAX_RECOVERIES = 3  # of one batch or one refit
 

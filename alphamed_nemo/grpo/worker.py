@@ -10,21 +10,21 @@ import sys
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import load_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.grpo.collect import Collector
 from alphamed_nemo.grpo.exchange import Exchange
+from alphamed_nemo.grpo.question_stream import QuestionStream
 from alphamed_nemo.grpo.record import Logger, RunRecord
-from alphamed_nemo.grpo.stream import QuestionStream
 from alphamed_nemo.grpo.trainer import Driver, Trainer
-from alphamed_nemo.launch.settings import load_config
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
 from alphamed_nemo.policy.weights import hf_shapes
-from alphamed_nemo.rewards.client import RewardClient
+from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rollout.client import RolloutClient
-from alphamed_nemo.rollout.manifest import Manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import Manifest
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass, field
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.rollout.server import new_api_key, vllm_command
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.rollout.vllm_command import new_api_key, vllm_command
 
 LOOPBACK = "127.0.0.1"
 

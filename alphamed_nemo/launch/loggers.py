@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.config.run_folder import RunFolder
 
 
 def experiment_loggers(cfg: Config) -> Callable[[dict[str, float], int], None]:

@@ -18,17 +18,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from alphamed_nemo.cli.preflight import check_layout, check_model_folder, check_training
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import SECRETS, write_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.allocation import Allocation, check_allocation
-from alphamed_nemo.launch.checks import check_layout, check_model_folder, check_training
 from alphamed_nemo.launch.components import Component, reward_server, server
-from alphamed_nemo.launch.recipe import recipe
-from alphamed_nemo.launch.settings import SECRETS, write_config
 from alphamed_nemo.plan.changes import advise
-from alphamed_nemo.plan.plan import make_plan
+from alphamed_nemo.plan.prediction import make_plan
 from alphamed_nemo.plan.text import plan_text
-from alphamed_nemo.rollout.server import vllm_command
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.rollout.vllm_command import vllm_command
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.plan.model import Model
+from alphamed_nemo.plan.sizes import Model
 from alphamed_nemo.plan.states import ELEMENT
 
 RECOMPUTE = ("none", "selective", "full")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from alphamed_nemo.plan.changes import Advice, Change
 from alphamed_nemo.plan.hardware import GIB
 from alphamed_nemo.plan.passes import Passes, count_passes
-from alphamed_nemo.plan.plan import Plan
+from alphamed_nemo.plan.prediction import Plan
 
 GB = 1e9
 

@@ -21,9 +21,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
 from alphamed_nemo.families import Dimensions, dimensions
-from alphamed_nemo.policy.attention import PackedAttention
 from alphamed_nemo.policy.gpt import PolicyGPTModel
-from alphamed_nemo.policy.local_ops import PackedRMSNorm, SwiGLU
+from alphamed_nemo.policy.local.attention import PackedAttention
+from alphamed_nemo.policy.local.operators import PackedRMSNorm, SwiGLU
 
 RECOMPUTE = {
     "none": {},

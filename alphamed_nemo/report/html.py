@@ -10,6 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from alphamed_nemo.cli.progress import duration
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.report.figures import (
     Figure,
     accuracies,
@@ -20,10 +22,8 @@ from alphamed_nemo.report.figures import (
     question_length,
     training_figures,
 )
-from alphamed_nemo.report.progress import duration
 from alphamed_nemo.report.run_data import RunData, read_run
 from alphamed_nemo.report.scale import number
-from alphamed_nemo.run_folder import RunFolder
 
 CARDS = 4  # sample responses shown of the first and of the last step
 LONGEST_RESPONSE = 6000  # characters of a response on a card

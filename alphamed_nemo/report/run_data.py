@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, mcnemar
-from alphamed_nemo.run_folder import RunFolder
 
 ROLES = ("base", "forced", "other", "trained")  # their order in tables
 SECRET = re.compile(r"api_key|token$|secret|password", re.IGNORECASE)

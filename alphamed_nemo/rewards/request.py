@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from alphamed_nemo.config import RewardConfig
-from alphamed_nemo.rewards.types import RewardItem, check_item
+from alphamed_nemo.rewards.score import RewardItem, check_item
 
 MAX_OPTION_CHARS = 10_000
 MAX_REASON_CHARS = 300

@@ -31,10 +31,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
+from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.rewards.connections import PatientProtocol
-from alphamed_nemo.rewards.extract import extractor
-from alphamed_nemo.rewards.metrics import ServerMetrics
+from alphamed_nemo.rewards.counters import ServerMetrics
 from alphamed_nemo.rewards.request import Refused, parse_items
 from alphamed_nemo.rewards.rule import score_all
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from alphamed_nemo.rollout import transfer as transfer_module
+from alphamed_nemo.rollout import refit as transfer_module
+from alphamed_nemo.rollout.carriers.cuda import nccl_init_info, update_info
 from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.client import RolloutClient, RolloutError
-from alphamed_nemo.rollout.cuda_transfer import nccl_init_info, update_info
-from alphamed_nemo.rollout.manifest import Manifest, read_manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import Manifest, read_manifest
 from tests.integration.conftest import ServedModel
 
 IDS = [1, *range(30, 130)]  # three blocks of the key-value cache, so that the prefix cache has something to keep

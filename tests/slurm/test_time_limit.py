@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.policy.checkpoint import manifest
 from tests.slurm.lab import Job, Lab
 from tests.slurm.runs import START_S, metrics, nothing_runs, submit
 

@@ -15,19 +15,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli import recipe as recipe_top
+from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_run
+from alphamed_nemo.cli.recipe import check_overrides, register_schema
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import to_config
+from alphamed_nemo.config.limits import check_values
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.sources import LOADERS, SourceConfig
-from alphamed_nemo.launch import recipe as recipe_top
-from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_run
-from alphamed_nemo.launch.derived import fill_derived
-from alphamed_nemo.launch.dtypes import settle_dtypes
-from alphamed_nemo.launch.recipe import check_overrides, register_schema
-from alphamed_nemo.launch.settings import to_config
-from alphamed_nemo.launch.values import check_values
-from alphamed_nemo.plan import table
-from alphamed_nemo.plan.model import SHIPPED
+from alphamed_nemo.plan import layout_table as table
 from alphamed_nemo.plan.passes import count_passes
+from alphamed_nemo.plan.sizes import SHIPPED
 from tests.documented import ROOT
 from tests.unit.docs_world import add_files
 

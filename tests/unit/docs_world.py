@@ -9,13 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
-from alphamed_nemo.plan.model import SHIPPED
-from alphamed_nemo.policy.checkpoint import STATE
+from alphamed_nemo.plan.sizes import SHIPPED
+from alphamed_nemo.policy.checkpoint.folder import STATE
 from tests.documented import MARKDOWN, ROOT, blocks
 from tests.unit.synthetic_run import make_run
 

@@ -21,13 +21,13 @@ import pytest
 import torch
 import yaml
 
+from alphamed_nemo.cli import recipe as recipe_top
+from alphamed_nemo.cli.preflight import check_training
+from alphamed_nemo.cli.recipe import CONF, check_overrides
+from alphamed_nemo.config.files import SECRETS, known_keys, to_config
 from alphamed_nemo.data.sources import LOADERS
-from alphamed_nemo.launch import recipe as recipe_top
 from alphamed_nemo.launch import slurm
 from alphamed_nemo.launch.allocation import Allocation
-from alphamed_nemo.launch.checks import check_training
-from alphamed_nemo.launch.recipe import CONF, check_overrides
-from alphamed_nemo.launch.settings import SECRETS, known_keys, to_config
 from alphamed_nemo.rewards.server import parse_arguments
 from tests.documented import MARKDOWN, ROOT, Block, Command, blocks, commands, name, overlooked, spans, words
 from tests.unit.docs_recipes import RECIPES, check_answers, check_passes, check_recipe, composed
@@ -142,7 +142,7 @@ def cover_module(command: Command, module: str, rest: list[str], world: Path, mo
         assert len(rest) >= 2 and set(rest[2:]) <= set(VARIANTS)
         return "checked: its variants exist"
     options = [word for word in rest if word.startswith("--")]
-    if module != "alphamed_nemo.rollout.serve":  # that one hands everything to vLLM
+    if module != "alphamed_nemo.rollout.inside_vllm.main":  # that one hands everything to vLLM
         assert all(f'"{option}"' in source for option in options), f"{command.place}: {module} has no {options}"
     return "checked: module and options exist"
 

@@ -17,16 +17,16 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alphamed_nemo.config import Config, ExportConfig, ModelConfig
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.io import read_questions, write_questions
 from alphamed_nemo.data.prompts import encode_prompt
-from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.export.base_model import front_matter
 from alphamed_nemo.export.convert import origin_of
 from alphamed_nemo.export.leaks import check_texts
 from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.export.usage import EXAMPLE
-from alphamed_nemo.launch.settings import write_config
-from alphamed_nemo.run_folder import RunFolder
 from tests.unit.released_run import TINY, copy_base, make_checkpoint, make_run, release, settings
 
 LLAMA_README = "---\nlicense: llama3.1\nbase_model: meta-llama/Llama-3.1-8B\n---\n"

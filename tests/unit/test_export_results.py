@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import ModelCardData
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder, fill_paths
 from alphamed_nemo.evaluation.journal import model_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.stats import mcnemar, wilson
@@ -21,7 +22,6 @@ from alphamed_nemo.export import card_results
 from alphamed_nemo.export.base_model import front_matter
 from alphamed_nemo.export.card_results import BEGIN, END, update_card
 from alphamed_nemo.export.provenance import release_identity
-from alphamed_nemo.run_folder import RunFolder, fill_paths
 from tests.unit.released_run import TINY, evaluation, make_run, release, settings
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -1,14 +1,14 @@
 import json
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.collect import Collected
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.record import RunRecord
 from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
-from alphamed_nemo.rewards.types import Score
+from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
-from alphamed_nemo.run_folder import RunFolder
 
 TIMING = {"generation": 2.0, "reward": 0.1, "training": 1.0}
 

@@ -16,7 +16,7 @@ from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.update import Updater, sequences_of, trained_on
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.rewards.types import Score
+from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
 from tests.spawn import spawn
 from tests.tiny_hf import write_model

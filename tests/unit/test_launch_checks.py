@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_training
+from alphamed_nemo.clinic.tokenizer import build_tokenizer
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import known_keys
+from alphamed_nemo.config.limits import CHOICES, RANGES, check_values, setting
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.data.tokenizer import build_tokenizer
 from alphamed_nemo.families import dimensions
-from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_training
-from alphamed_nemo.launch.settings import known_keys
-from alphamed_nemo.launch.values import CHOICES, RANGES, check_values, setting
 from tests.hollow_model import write_hollow, write_hollow_model
 
 MODEL = {

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from alphamed_nemo.cli.dtypes import announce_processor, settle_dtypes
+from alphamed_nemo.cli.recipe import guarded
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.dtypes import announce_processor, settle_dtypes
-from alphamed_nemo.launch.recipe import guarded
-from alphamed_nemo.launch.settings import load_config, write_config
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.config.files import load_config, write_config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.processor import Processor
-from alphamed_nemo.run_folder import RunFolder
 
 AVX2 = Processor("Old", 2, ("AVX2",))
 AVX512 = Processor("Middle", 2, ("AVX2", "AVX-512"))

@@ -10,15 +10,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli.derived import fill_lengths
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.cli.recipe import CONF, register_schema
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.derived import fill_lengths
-from alphamed_nemo.launch.dtypes import settle_dtypes
-from alphamed_nemo.launch.recipe import CONF, register_schema
-from alphamed_nemo.launch.settings import to_config
+from alphamed_nemo.config.files import to_config
 from alphamed_nemo.plan.changes import advise, apply, fastest
 from alphamed_nemo.plan.generation import decode_seconds, decode_step_seconds
 from alphamed_nemo.plan.lengths import make_workload
-from alphamed_nemo.plan.plan import Plan, make_plan
+from alphamed_nemo.plan.prediction import Plan, make_plan
 from alphamed_nemo.plan.text import change_text, plan_text
 
 LAYOUTS = sorted(path.stem for path in (CONF / "parallel").glob("*b_*.yaml"))

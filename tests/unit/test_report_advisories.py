@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
+from alphamed_nemo.cli.progress import GrpoProgress
 from alphamed_nemo.report.advisories import STEPS, Watch
-from alphamed_nemo.report.progress import GrpoProgress
 
 GOOD = {
     "reward/mean": 0.4,

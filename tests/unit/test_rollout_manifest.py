@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alphamed_nemo.rollout.manifest import Arrivals, Found, Manifest, check_manifest, read_manifest
+from alphamed_nemo.rollout.update_manifest import Arrivals, Found, Manifest, check_manifest, read_manifest
 
 SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
 EXPECTED = Manifest(SHAPES, "float32")

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout import transfer as transfer_module
+from alphamed_nemo.rollout import refit as transfer_module
+from alphamed_nemo.rollout.carriers.cuda import address_towards, batches, cuda_sender
 from alphamed_nemo.rollout.connection import Connection
-from alphamed_nemo.rollout.cuda_transfer import address_towards, batches, cuda_sender
-from alphamed_nemo.rollout.manifest import Manifest
-from alphamed_nemo.rollout.transfer import SharedMemorySender, WeightTransfer
+from alphamed_nemo.rollout.refit import SharedMemorySender, WeightTransfer
+from alphamed_nemo.rollout.update_manifest import Manifest
 
 NOTHING = Manifest({}, "float32")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import load_config
 from alphamed_nemo.launch import slurm
 from alphamed_nemo.launch.allocation import Allocation
-from alphamed_nemo.launch.settings import load_config
 from tests.tiny_hf import CONFIGS
 
 KEYS = {"ALPHAMED_ROLLOUT_API_KEY": "rollout/secret+1==", "ALPHAMED_REWARD_API_KEY": "reward/secret+2=="}

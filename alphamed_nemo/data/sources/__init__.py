@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from alphamed_nemo.config.sources import SourceConfig, SourcesConfig
 from alphamed_nemo.data.sources.alphamed19k import AlphaMed19K
 from alphamed_nemo.data.sources.base import Loaded, Loader, SetAside, load
-from alphamed_nemo.data.sources.config import SourceConfig, SourcesConfig
 from alphamed_nemo.data.sources.gpqa import GPQA
 from alphamed_nemo.data.sources.medmcqa import MedMCQA
 from alphamed_nemo.data.sources.medqa import MedQA
