@@ -20,7 +20,6 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from alphamed_nemo.cli.dtypes import announce_processor
 from alphamed_nemo.cli.preflight import check_model_folder, check_questions
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
@@ -30,9 +29,10 @@ from alphamed_nemo.evaluation import engine
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.tables import comparison_line, write_tables
 from alphamed_nemo.export.card_results import update_card
-from alphamed_nemo.export.provenance import release_run
+from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import resumed, rollout_client
+from alphamed_nemo.provenance import release_run
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ import logging
 
 from transformers import AutoTokenizer
 
-from alphamed_nemo.cli.dtypes import announce_processor
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_questions
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
@@ -23,6 +22,7 @@ from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
+from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import resumed, rollout_client
 

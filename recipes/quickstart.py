@@ -27,7 +27,6 @@ from rich.console import Console
 from train_grpo import train_grpo
 
 from alphamed_nemo.cli.derived import fill_derived
-from alphamed_nemo.cli.dtypes import announce_processor
 from alphamed_nemo.cli.preflight import check_run
 from alphamed_nemo.cli.progress import Stages
 from alphamed_nemo.cli.recipe import recipe
@@ -37,6 +36,7 @@ from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.fetch import smollm2
+from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import start_servers
 

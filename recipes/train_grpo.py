@@ -9,14 +9,13 @@ loop). A server whose url is set already runs and is used as it is.
 
 from __future__ import annotations
 
-from alphamed_nemo.cli.dtypes import announce_processor
 from alphamed_nemo.cli.preflight import check_training
 from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.launch.components import trainer
+from alphamed_nemo.launch.components import announce_processor, trainer
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import start_servers, wait_ready
 

@@ -10,20 +10,14 @@ Rollouts follow the model. The result goes into the run's config.yaml like any o
 
 from __future__ import annotations
 
-import logging
-
 import yaml
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.launch.components import trainer_threads
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.processor import Processor, this_processor
-from alphamed_nemo.rollout.vllm_command import engine_threads
 
 AUTO = "auto"
-
-log = logging.getLogger(__name__)
 
 
 def settle_dtypes(cfg: Config, cuda: bool, processor: Processor | None = None) -> None:
@@ -39,38 +33,6 @@ def settle_dtypes(cfg: Config, cuda: bool, processor: Processor | None = None) -
         cfg.model.dtype = stored_dtype(cfg) or here
     if cfg.rollout.dtype == AUTO:
         cfg.rollout.dtype = cfg.model.dtype
-
-
-def announce_processor(cfg: Config, processor: Processor | None = None) -> None:
-    """Says what a run on a CPU host computes with, and warns of bfloat16 where that is slow. Dtypes are settled."""
-    if cuda_is_available():
-        return
-    processor = processor or this_processor()
-    log.info(
-        "%s; trainer: %s, %d × %d threads; vLLM: %s, %d × %d threads",
-        processor,
-        cfg.model.dtype,
-        cfg.parallel.world_size,
-        trainer_threads(cfg),
-        cfg.rollout.dtype,
-        cfg.rollout.world_size,
-        engine_threads(cfg.rollout),
-    )
-    asked = [f"{group}.dtype" for group in ("model", "rollout") if getattr(cfg, group).dtype == "bfloat16"]
-    if asked and processor.bfloat16_slower:
-        log.warning(
-            "%s: bfloat16 takes about %d times as long as float32 on this processor, which has no instructions for it; "
-            "a new run is faster with float32 or auto",
-            " and ".join(asked),
-            processor.bfloat16_slower,
-        )
-
-
-def cuda_is_available() -> bool:
-    """Whether this machine has a GPU that torch can use. Imports torch, which takes seconds."""
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def stored_dtype(cfg: Config) -> str:

@@ -12,6 +12,7 @@ from alphamed_nemo.config.limits import check_training_values
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.devices import cuda_is_available
 from alphamed_nemo.families import dimensions
 from alphamed_nemo.rollout.vllm_command import resolve_transfer
 from alphamed_nemo.weight_files import check_model, check_served
@@ -122,9 +123,7 @@ def check_layout(cfg: Config, model: dict[str, Any]) -> None:
 
 def check_devices(cfg: Config) -> None:
     """Options that need a GPU, asked for where there is none."""
-    import torch
-
-    cuda = torch.cuda.is_available()
+    cuda = cuda_is_available()
     resolve_transfer(cfg.rollout.transfer, cuda)
     if cfg.rollout.transfer == "ipc" and cfg.grpo.staleness:
         raise ValueError(

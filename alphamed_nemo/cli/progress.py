@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from alphamed_nemo.report.advisories import Watch
+from alphamed_nemo.report.scale import duration
 
 
 class Stages:
@@ -163,13 +164,3 @@ def step_text(metrics: Mapping[str, float]) -> str:
         if metrics.get(f"timing/{key}") is not None
     ]
     return "  ".join(parts) + (f" ({', '.join(split)})" if split else "")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people write them: 8.4 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

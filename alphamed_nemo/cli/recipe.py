@@ -1,4 +1,7 @@
-"""The top of every recipe: Hydra by NeMo's hydra_runner, the typed config, checks, one-line errors, exit codes."""
+"""The top of every recipe: Hydra, the typed config, checks, one-line errors, exit codes.
+
+Nothing here imports torch or NeMo, so that a typing error is answered in a second.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alphamed_nemo.cli.derived import fill_derived
-from alphamed_nemo.cli.dtypes import cuda_is_available, settle_dtypes
+from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import known_keys, to_config, unknown_key
 from alphamed_nemo.config.limits import check_values
-from alphamed_nemo.errors import CheckpointError, ConversionError
-from alphamed_nemo.launch.local import ComponentError, Stopped
+from alphamed_nemo.devices import cuda_is_available
+from alphamed_nemo.errors import CheckpointError, ComponentError, ConversionError, Stopped
 from alphamed_nemo.rewards.score import RewardError
 from alphamed_nemo.rollout.connection import RolloutError
 
@@ -24,13 +27,15 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 USER_ERROR, FAILED = 2, 1
 NOISY = ("httpx", "nemo_logger", "matplotlib")  # loggers whose INFO lines say nothing about the run
 
+# The run folder and the log are the project's own.
+HYDRA = ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=stdout"]
 OPEN = ("hydra", "exp_manager.", "sources.", "label.mixture.")  # settings below these are the user's to name
 
 log = logging.getLogger(__name__)
 
 
 def recipe(
-    config_name: str, nemo: bool = True, on_gpus: Callable[[], bool] | None = cuda_is_available
+    config_name: str, on_gpus: Callable[[], bool] | None = cuda_is_available
 ) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Makes `main(cfg: Config)` a command-line program with conf/<config_name>.yaml and Hydra overrides.
 
@@ -39,8 +44,6 @@ def recipe(
 
     Args:
         config_name: the top config.
-        nemo: run by NeMo's hydra_runner, with all of Hydra's own options. Without it overrides alone are understood,
-            and the program starts in a second rather than in ten.
         on_gpus: whether what it starts or plans runs on GPUs, which decides what `auto` means for dtypes; None: it
             computes nothing with the model.
     """
@@ -49,48 +52,25 @@ def recipe(
         def run() -> None:
             warnings.filterwarnings("ignore")
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and hides where a bug is
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers' own, which would break into ours
             try:
                 check_overrides(sys.argv[1:])
             except ValueError as error:
                 fail(str(error), USER_ERROR)
             register_schema()
-            run_composed = import_hydra_runner() if nemo else compose_only
+            import hydra
             from hydra.errors import HydraException
             from omegaconf.errors import OmegaConfBaseException
-            from transformers.utils.logging import disable_progress_bar
 
             logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
             for noisy in NOISY:
                 logging.getLogger(noisy).setLevel(logging.WARNING)
-            disable_progress_bar()  # transformers' own, which would break into ours
+            sys.argv += HYDRA
             try:
-                run_composed(config_path=str(CONF), config_name=config_name)(lambda cfg: guarded(main, cfg, on_gpus))()
+                with_hydra = hydra.main(str(CONF), config_name, version_base=None)
+                with_hydra(lambda cfg: guarded(main, cfg, on_gpus))()
             except (HydraException, OmegaConfBaseException) as error:
                 fail(str(error), USER_ERROR)
-
-        return run
-
-    return decorate
-
-
-def import_hydra_runner() -> Callable:
-    """NeMo's, without the dozen lines that NeMo and Megatron log while they are imported."""
-    logging.disable(logging.WARNING)
-    try:
-        from nemo.core.config import hydra_runner
-    finally:
-        logging.disable(logging.NOTSET)
-    return hydra_runner
-
-
-def compose_only(config_path: str, config_name: str) -> Callable:
-    """As NeMo's hydra_runner, for programs that nobody types."""
-    from hydra import compose, initialize_config_dir
-
-    def decorate(main: Callable) -> Callable[[], None]:
-        def run() -> None:
-            with initialize_config_dir(config_path, version_base=None):
-                main(compose(config_name, overrides=sys.argv[1:]))
 
         return run
 

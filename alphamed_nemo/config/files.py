@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from alphamed_nemo.config import Config
+from alphamed_nemo.config.schema import Config
 
 # Keys of the servers: from the environment of whoever needs them, never in a file of the run folder.
 SECRETS = {
@@ -41,6 +41,17 @@ def known_keys(cls: type = Config, prefix: str = "") -> Iterator[str]:
         yield name
         if dataclasses.is_dataclass(hint):
             yield from known_keys(hint, f"{name}.")
+
+
+def known_settings(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Every single setting: its dotted name, its type and its field. Groups inside groups are dictionaries."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from known_settings(hint, f"{name}.")
+        elif prefix:
+            yield name, hint, field
 
 
 def unknown_key(name: str) -> ValueError:
@@ -95,6 +106,8 @@ def _value(value: Any, hint: Any, name: str) -> Any:
             return None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     origin = typing.get_origin(hint) or hint
+    if origin is typing.Literal:
+        origin = str
     if origin is list and isinstance(value, list):
         (element,) = typing.get_args(hint)
         return [_value(each, element, f"{name}[{index}]") for index, each in enumerate(value)]

@@ -1,114 +1,15 @@
-"""What each setting may hold on its own, whatever the model and the machine: choices, ranges, and pairs that clash."""
+"""What settings may hold, whatever the model and the machine: choices, ranges, and pairs that clash."""
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from alphamed_nemo.answers.protocols import PROTOCOLS
-from alphamed_nemo.config import Config
-from alphamed_nemo.data.prompts import TEMPLATES
-from alphamed_nemo.data.subsets import FILLS, SUBSETS
-from alphamed_nemo.evaluation.grading import EVALUATION_PROTOCOLS
-from alphamed_nemo.grpo.advantages import ADVANTAGES
-from alphamed_nemo.grpo.loss import check_method
-from alphamed_nemo.plan.activations import RECOMPUTE
-from alphamed_nemo.rollout.vllm_command import TRANSFERS
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "run.loggers": ("tensorboard", "wandb", "mlflow"),
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "model.spec": ("auto", "local", "transformer_engine"),
-    "model.recompute": RECOMPUTE,
-    "model.fp8": ("", "hybrid", "e4m3"),
-    "model.fp8_recipe": ("delayed", "current", "blockwise"),
-    "model.fusions": ("rope", "bias_activation", "bias_dropout", "masked_softmax", "gradient_accumulation"),
-    "optim.schedule": ("constant", "cosine", "linear"),
-    "data.source": ("clinic", "medical_bank", "sources"),
-    "data.prompt": tuple(TEMPLATES),
-    "label.subset": SUBSETS,
-    "label.fill": FILLS,
-    "rollout.transfer": TRANSFERS,
-    "rollout.quantization": ("", "fp8"),
-    "rollout.dtype": ("auto", "float32", "bfloat16"),
-    "reward.protocol": tuple(PROTOCOLS),
-    "evaluate.protocol": EVALUATION_PROTOCOLS,
-    "grpo.advantage": ADVANTAGES,
-    "grpo.curriculum": ("none", "easy_first"),
-    "export.dtype": ("", "float32", "bfloat16"),
-}
-
-# Inclusive.
-RANGES: dict[str, tuple[float, float]] = {
-    "run.seed": (0, 2**32 - 1),
-    "run.component_timeout_s": (1, math.inf),
-    "run.server_restarts": (0, math.inf),
-    "run.hang_timeout_s": (1, math.inf),
-    "model.max_length": (0, math.inf),
-    "parallel.tensor": (1, math.inf),
-    "parallel.pipeline": (1, math.inf),
-    "parallel.data": (1, math.inf),
-    "parallel.context": (1, math.inf),
-    "optim.lr": (0, math.inf),
-    "optim.min_lr": (0, math.inf),
-    "optim.warmup_steps": (0, math.inf),
-    "optim.weight_decay": (0, math.inf),
-    "optim.beta1": (0, 1),
-    "optim.beta2": (0, 1),
-    "optim.eps": (0, math.inf),
-    "optim.clip_grad": (0, math.inf),
-    "data.train_questions": (1, math.inf),
-    "data.heldout_questions": (1, math.inf),
-    "data.max_prompt_tokens": (1, math.inf),
-    "label.samples": (1, math.inf),
-    "label.temperature": (0, math.inf),
-    "label.top_p": (0.001, 1),
-    "label.max_new_tokens": (0, math.inf),
-    "label.per_dataset": (0, math.inf),
-    "label.per_level": (0, math.inf),
-    "label.up_to": (0, math.inf),
-    "rollout.port": (0, 2**16 - 1),
-    "rollout.tensor": (1, math.inf),
-    "rollout.engines": (1, math.inf),
-    "rollout.api_servers": (0, math.inf),
-    "rollout.max_num_seqs": (1, math.inf),
-    "rollout.memory_gb": (0.01, math.inf),
-    "rollout.threads": (0, math.inf),
-    "rollout.gpu_memory_utilization": (0.01, 1),
-    "rollout.temperature": (0.01, math.inf),  # the policy's log-probs are divided by it
-    "rollout.top_p": (0.001, 1),
-    "rollout.max_new_tokens": (1, math.inf),
-    "rollout.request_timeout_s": (1, math.inf),
-    "rollout.retries": (0, math.inf),
-    "reward.port": (0, 2**16 - 1),
-    "reward.max_batch": (1, math.inf),
-    "reward.max_response_chars": (1, math.inf),
-    "reward.request_timeout_s": (0.1, math.inf),
-    "reward.retries": (0, math.inf),
-    "grpo.steps": (1, math.inf),
-    "grpo.questions_per_step": (1, math.inf),
-    "grpo.samples_per_question": (2, math.inf),  # a group of one has nothing to compare with
-    "grpo.advantage_eps": (0, math.inf),
-    "grpo.clip_low": (0, 1),
-    "grpo.clip_high": (0, math.inf),
-    "grpo.kl_coef": (0, math.inf),
-    "grpo.updates_per_batch": (1, math.inf),
-    "grpo.epochs": (1, math.inf),
-    "grpo.tokens_per_microbatch": (1, math.inf),
-    "grpo.max_token_mult_prob_error": (1, math.inf),
-    "grpo.max_logprob_difference": (0, math.inf),
-    "grpo.max_sampling_rounds": (1, math.inf),
-    "grpo.staleness": (0, math.inf),
-    "grpo.save_every": (1, math.inf),
-    "grpo.keep_checkpoints": (1, math.inf),
-    "grpo.samples_kept": (0, math.inf),
-    "evaluate.samples": (1, math.inf),
-    "evaluate.temperature": (0, math.inf),
-    "evaluate.top_p": (0.001, 1),
-    "evaluate.max_new_tokens": (0, math.inf),
-    "export.shard_gb": (0.001, math.inf),
-}
+from alphamed_nemo.config.files import known_settings
+from alphamed_nemo.config.schema import Config
 
 
 def check_values(cfg: Config) -> None:
@@ -117,16 +18,8 @@ def check_values(cfg: Config) -> None:
     Raises:
         ValueError: one line with the key, what was found and what was expected.
     """
-    for key, choices in CHOICES.items():
-        found = setting(cfg, key)
-        for value in found if isinstance(found, list) else [found]:
-            if value not in choices:
-                raise ValueError(f"{key}: found {value!r}, expected one of {', '.join(filter(None, choices))}")
-    for key, (low, high) in RANGES.items():
-        value = setting(cfg, key)
-        if not low <= value <= high:
-            expected = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
-            raise ValueError(f"{key}: found {value}, expected {expected}")
+    for key, hint, field in known_settings():
+        _check_value(key, setting(cfg, key), hint, field.metadata)
     try:
         date.fromisoformat(cfg.data.template_date)
     except ValueError as error:
@@ -137,13 +30,29 @@ def check_values(cfg: Config) -> None:
         raise ValueError(f"run.name: found {cfg.run.name!r}, expected the name of a folder inside run.dir")
 
 
+def _check_value(key: str, found: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
+    """One setting against the choices of its type and the range of its field."""
+    if get_origin(hint) is list:
+        for each in found:
+            _check_value(key, each, get_args(hint)[0], metadata)
+    elif get_origin(hint) is Literal:
+        if found not in get_args(hint):
+            expected = ", ".join(filter(None, get_args(hint)))
+            near = difflib.get_close_matches(str(found), get_args(hint), n=1)
+            hint_at = f"; the nearest is {near[0]}" if near else ""
+            raise ValueError(f"{key}: found {found!r}, expected one of {expected}{hint_at}")
+    elif "low" in metadata and found is not None and not metadata["low"] <= found <= metadata["high"]:
+        low, high = metadata["low"], metadata["high"]
+        expected = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        raise ValueError(f"{key}: found {found}, expected {expected}")
+
+
 def check_training_values(cfg: Config) -> None:
     """Settings of a training run that do not go together.
 
     Raises:
         ValueError: one line with the keys, what was found and what was expected.
     """
-    check_method(cfg.grpo)
     grpo, new_tokens = cfg.grpo, cfg.rollout.max_new_tokens
     if grpo.updates_per_batch > grpo.questions_per_step:
         raise ValueError(
@@ -169,6 +78,11 @@ def check_training_values(cfg: Config) -> None:
         raise ValueError(
             f"grpo.correction_low and grpo.correction_high: found {grpo.correction_low} and {grpo.correction_high}, "
             "expected ratios below and above 1"
+        )
+    if grpo.dual_clip and (grpo.loss != "clip" or grpo.dual_clip <= 1):
+        raise ValueError(
+            f"grpo.dual_clip: found {grpo.dual_clip} with grpo.loss={grpo.loss}; expected 0 (off), "
+            "or a value above 1 (3 is usual) with grpo.loss=clip"
         )
     updates = grpo.steps * grpo.updates_per_batch * grpo.epochs
     if cfg.optim.schedule != "constant" and cfg.optim.warmup_steps >= updates:

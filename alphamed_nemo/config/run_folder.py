@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from alphamed_nemo.config import Config
+from alphamed_nemo.config.schema import Config
 
 
 @dataclass(frozen=True)

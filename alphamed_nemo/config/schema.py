@@ -6,12 +6,41 @@ config into `Config` and refuses unknown keys; `alphamed_nemo.cli.preflight` ref
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from alphamed_nemo.config.choices import (
+    Advantage,
+    Aggregation,
+    Correction,
+    Curriculum,
+    Dtype,
+    EvaluationProtocol,
+    Fill,
+    Fp8,
+    Fp8Recipe,
+    Fusion,
+    KlEstimator,
+    Logger,
+    Loss,
+    Prompt,
+    Protocol,
+    Recompute,
+    Schedule,
+    Source,
+    Spec,
+    Subset,
+    Transfer,
+)
 from alphamed_nemo.config.plan import PlanConfig
 from alphamed_nemo.config.sources import SourcesConfig
+
+
+def ranged(default: Any, low: float, high: float = math.inf) -> Any:
+    """A default, and the least and the greatest value, both allowed."""
+    return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass
@@ -20,12 +49,14 @@ class RunConfig:
 
     name: str = "run"
     dir: str = field(default_factory=lambda: os.environ.get("ALPHAMED_RUNS") or "runs")  # as the jobs of slurm/ have it
-    seed: int = 1
+    seed: int = ranged(1, low=0, high=2**32 - 1)
     resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
-    component_timeout_s: float = 1800.0  # longest wait for a component to come up; 140 GB from a shared disk take long
-    server_restarts: int = 3  # how often a rollout or reward server that died or hangs is started again in a run
-    hang_timeout_s: float = 60.0  # a server whose health goes unanswered for so long hangs
-    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])  # tensorboard | wandb | mlflow
+    component_timeout_s: float = ranged(
+        1800.0, low=1
+    )  # longest start of a component, 140 GB from a shared disk included
+    server_restarts: int = ranged(3, low=0)  # restarts of rollout and reward servers that died or hang, in a run
+    hang_timeout_s: float = ranged(60.0, low=1)  # a server whose health goes unanswered for so long hangs
+    loggers: list[Logger] = field(default_factory=lambda: ["tensorboard"])
 
 
 @dataclass
@@ -33,25 +64,23 @@ class ModelConfig:
     """The base model and the precision that it is trained in."""
 
     path: str = ""  # a Hugging Face folder with safetensors and tokenizer
-    dtype: str = "auto"  # float32 | bfloat16 | auto: what the machine computes fastest in (cli/dtypes.py)
-    max_length: int = 0  # tokens, prompt and response together; 0: data.max_prompt_tokens and the longest response
-    spec: str = "auto"  # auto | local | transformer_engine; auto takes Transformer Engine where CUDA is there
-    recompute: str = (
-        "none"  # none | selective (the MLP) | full (whole layers): activations rebuilt in the backward pass
-    )
-    fp8: str = ""  # empty | hybrid (E4M3 forward, E5M2 backward) | e4m3: Transformer Engine's linear layers; GPU only
-    fp8_recipe: str = "delayed"  # delayed | current | blockwise: how FP8 tensors are scaled
-    fusions: list[str] = field(default_factory=list)  # of FUSIONS in policy/model.py; GPU only
+    dtype: Dtype = "auto"  # auto: what the machine computes fastest in (cli/dtypes.py)
+    max_length: int = ranged(0, low=0)  # tokens; 0: data.max_prompt_tokens and the longest response together
+    spec: Spec = "auto"  # auto: Transformer Engine on GPUs, Megatron's local layers elsewhere
+    recompute: Recompute = "none"  # rebuilt in the backward pass: the MLP (selective), whole layers (full)
+    fp8: Fp8 = ""  # Transformer Engine's linear layers; hybrid: E4M3 forward, E5M2 backward; GPU only
+    fp8_recipe: Fp8Recipe = "delayed"  # how FP8 tensors are scaled
+    fusions: list[Fusion] = field(default_factory=list)  # GPU only
 
 
 @dataclass
 class ParallelConfig:
     """Ranks = tensor × pipeline × context × data."""
 
-    tensor: int = 1
-    pipeline: int = 1
-    data: int = 1
-    context: int = 1
+    tensor: int = ranged(1, low=1)
+    pipeline: int = ranged(1, low=1)
+    data: int = ranged(1, low=1)
+    context: int = ranged(1, low=1)
     virtual_pipeline: int | None = None  # model chunks a stage, Megatron's interleaved schedule
     sequence: bool = False  # sequence parallelism inside the tensor group
     overlap_grad_reduce: bool | None = None  # with the last micro-batch's backward pass; null: on GPUs
@@ -66,15 +95,15 @@ class ParallelConfig:
 class OptimConfig:
     """AdamW (Megatron's distributed optimizer) and its schedule."""
 
-    lr: float = 1e-6
-    min_lr: float = 0.0
-    schedule: str = "constant"  # constant | cosine | linear
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip_grad: float = 1.0  # norm over all parameters; 0 turns clipping off
+    lr: float = ranged(1e-6, low=0)
+    min_lr: float = ranged(0.0, low=0)
+    schedule: Schedule = "constant"
+    warmup_steps: int = ranged(0, low=0)
+    weight_decay: float = ranged(0.0, low=0)
+    beta1: float = ranged(0.9, low=0, high=1)
+    beta2: float = ranged(0.95, low=0, high=1)
+    eps: float = ranged(1e-8, low=0)
+    clip_grad: float = ranged(1.0, low=0)  # norm over all parameters; 0 turns clipping off
     offload: bool = False  # optimizer state and step on the host (Megatron's optimizer_cpu_offload); GPU only
 
 
@@ -82,15 +111,15 @@ class OptimConfig:
 class DataConfig:
     """Questions in, prompts out."""
 
-    source: str = "clinic"  # clinic (invented) | medical_bank (shipped) | sources (the data sets of group `sources`)
+    source: Source = "clinic"  # the invented clinic, the shipped bank, or the data sets of `sources`
     train: str = ""  # question file; empty: <run>/data/train.jsonl
     heldout: str = ""  # question file; empty: <run>/data/heldout.jsonl
-    prompt: str = "alphamed"  # prompt template, see data/prompts.py
+    prompt: Prompt = "alphamed"  # prompt template, see data/prompts.py
     chat_template: bool | None = None  # wrap the prompt in the chat template; null: that of an instruct model
     template_date: str = "2024-07-26"  # what a chat template that writes today's date writes instead
-    max_prompt_tokens: int = 1024  # room for a prompt in model.max_length
-    train_questions: int = 1200  # of the clinic
-    heldout_questions: int = 400  # of the clinic
+    max_prompt_tokens: int = ranged(1024, low=1)  # room for a prompt in model.max_length
+    train_questions: int = ranged(1200, low=1)  # of the clinic
+    heldout_questions: int = ranged(400, low=1)  # of the clinic
     seed: int = 1  # which questions are drawn: of the clinic, held out of a source, to label, into a subset
 
 
@@ -98,17 +127,17 @@ class DataConfig:
 class LabelConfig:
     """Difficulty levels from k samples of the base model, and the balanced subset drawn from them."""
 
-    samples: int = 5  # k
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 0  # 0: as rollout.max_new_tokens
+    samples: int = ranged(5, low=1)  # k
+    temperature: float = ranged(1.0, low=0)
+    top_p: float = ranged(1.0, low=0.001, high=1)
+    max_new_tokens: int = ranged(0, low=0)  # 0: as rollout.max_new_tokens
     datasets: list[str] = field(default_factory=list)  # data sets to label; empty: all in the file
-    per_dataset: int = 0  # questions of each data set to label, drawn by data.seed; 0: all
-    subset: str = "balanced"  # balanced | by_dataset (balanced in each data set) | mixture | all
-    per_level: int = 0  # questions a level in the subset; 0: as many as the smallest non-empty level holds
-    up_to: int = 0  # hardest level of the subset, L1..Ln; 0: every level
+    per_dataset: int = ranged(0, low=0)  # questions of each data set to label, drawn by data.seed; 0: all
+    subset: Subset = "balanced"  # by_dataset: balanced in each data set; mixture: as label.mixture says
+    per_level: int = ranged(0, low=0)  # questions per level in the subset; 0: the size of the smallest level
+    up_to: int = ranged(0, low=0)  # hardest level of the subset, L1..Ln; 0: every level
     mixture: dict[str, int] = field(default_factory=dict)  # for subset=mixture: questions of each data set
-    fill: str = "error"  # error | neighbours: what to do where a level holds fewer than per_level
+    fill: Fill = "error"  # what to do where a level holds fewer than per_level
     questions: str = ""  # file to label; empty: data.train
 
 
@@ -118,23 +147,23 @@ class RolloutConfig:
 
     url: str = ""  # an already running server; empty: the launcher starts one
     host: str = "127.0.0.1"
-    port: int = 0  # 0: a free port
+    port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
     api_key: str = ""  # empty: a random one for each run
-    transfer: str = "auto"  # shm (CPU hosts) | nccl | ipc
-    dtype: str = "auto"  # float32 | bfloat16 | auto: the same as model.dtype
-    quantization: str = ""  # empty | fp8: vLLM's online quantization of weights and activations; GPU only
-    tensor: int = 1  # the server's own tensor parallelism
-    engines: int = 1  # copies of the model on the server, of `tensor` devices each, among which requests are shared
-    api_servers: int = 0  # HTTP processes of the server; 0: one for each of its GPUs, one on CPU hosts
-    max_num_seqs: int = 256
-    memory_gb: float = 1.0  # KV cache on CPU hosts
-    threads: int = 0  # of each engine process on CPU hosts; 0: all cores shared, one engine alone leaves one to HTTP
-    gpu_memory_utilization: float = 0.85
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 2048
-    request_timeout_s: float = 1800.0  # of one request, which may hold a whole batch
-    retries: int = 3
+    transfer: Transfer = "auto"  # auto: shm on CPU hosts, nccl on GPUs
+    dtype: Dtype = "auto"  # auto: the same as model.dtype
+    quantization: Literal["", "fp8"] = ""  # vLLM's online quantization of weights and activations; GPU only
+    tensor: int = ranged(1, low=1)  # the server's own tensor parallelism
+    engines: int = ranged(1, low=1)  # copies of the model, of `tensor` devices each, which share the requests
+    api_servers: int = ranged(0, low=0)  # HTTP processes of the server; 0: one for each of its GPUs, one on CPU hosts
+    max_num_seqs: int = ranged(256, low=1)
+    memory_gb: float = ranged(1.0, low=0.01)  # KV cache on CPU hosts
+    threads: int = ranged(0, low=0)  # of each engine on CPU hosts; 0: all cores, but a single engine leaves one
+    gpu_memory_utilization: float = ranged(0.85, low=0.01, high=1)
+    temperature: float = ranged(1.0, low=0.01)
+    top_p: float = ranged(1.0, low=0.001, high=1)
+    max_new_tokens: int = ranged(2048, low=1)
+    request_timeout_s: float = ranged(1800.0, low=1)  # of one request, which may hold a whole batch
+    retries: int = ranged(3, low=0)
     log_stats: bool = True  # vLLM's statistics in its log and at /metrics; a fifth of the HTTP process's work
     check_every_refit: bool = True  # compare a few log-probs with the trainer's after every refit; else the first only
     extra_args: list[str] = field(default_factory=list)  # passed to vLLM as they are
@@ -150,53 +179,62 @@ class RewardConfig:
 
     url: str = ""  # an already running server; empty: the launcher starts one
     host: str = "127.0.0.1"
-    port: int = 0  # 0: a free port
+    port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
     api_key: str = ""  # optional bearer token
-    protocol: str = "boxed"  # boxed | lenient
-    max_batch: int = 4096  # items a request
-    max_response_chars: int = 200_000
-    request_timeout_s: float = 30.0
-    retries: int = 3
+    protocol: Protocol = "boxed"
+    max_batch: int = ranged(4096, low=1)  # items a request
+    max_response_chars: int = ranged(200_000, low=1)
+    request_timeout_s: float = ranged(30.0, low=0.1)
+    retries: int = ranged(3, low=0)
 
 
 @dataclass
 class GrpoConfig:
     """The method. Formulas are in grpo/advantages.py and grpo/loss.py."""
 
-    steps: int = 75  # at 256 questions a step one pass over AlphaMed19K
-    questions_per_step: int = 256
-    samples_per_question: int = 8  # group size
-    advantage: str = "group_std"  # group_std | group_std_population | group_mean | leave_one_out
-    advantage_eps: float = 1e-6
-    loss: str = "clip"  # clip | gspo | cispo
-    aggregation: str = "token_mean"  # token_mean | sequence_mean | constant_length
+    steps: int = ranged(75, low=1)  # at 256 questions a step one pass over AlphaMed19K
+    questions_per_step: int = ranged(256, low=1)
+    samples_per_question: int = ranged(8, low=2)  # group size
+    advantage: Advantage = "group_std"
+    advantage_eps: float = ranged(1e-6, low=0)
+    loss: Loss = "clip"
+    aggregation: Aggregation = "token_mean"
     constant_length: int = 0  # tokens, for aggregation=constant_length
-    clip_low: float = 0.2
-    clip_high: float = 0.2
+    clip_low: float = ranged(0.2, low=0, high=1)
+    clip_high: float = ranged(0.2, low=0)
     dual_clip: float = 0.0  # 0: off; DAPO and others use 3
-    kl_coef: float = 0.0
-    kl_estimator: str = "k3"  # k1 | k2 | k3
+    kl_coef: float = ranged(0.0, low=0)
+    kl_estimator: KlEstimator = "k3"
     entropy_coef: float = 0.0
-    updates_per_batch: int = 1  # mini-batches of a rollout batch
-    epochs: int = 1  # passes over a rollout batch
-    tokens_per_microbatch: int = 4096  # packed tokens; every micro-batch is padded to this
+    updates_per_batch: int = ranged(1, low=1)  # mini-batches of a rollout batch
+    epochs: int = ranged(1, low=1)  # passes over a rollout batch
+    tokens_per_microbatch: int = ranged(4096, low=1)  # packed tokens; every micro-batch is padded to this
     share_prompts: bool | None = None  # compute a prompt once for its samples; null: with the local layers, which can
     questions: str = ""  # training file; empty: <run>/data/subset.jsonl
-    max_token_mult_prob_error: float = 1.05  # mean exp|rollout − trainer|; above it the run stops
-    max_logprob_difference: float = 0.0  # largest |rollout − trainer| allowed; 0: not gated
-    correction: str = "none"  # none | tis_token | tis_sequence | icepop | sequence_mask
+    max_token_mult_prob_error: float = ranged(1.05, low=1)  # mean exp|rollout − trainer|; above it the run stops
+    max_logprob_difference: float = ranged(0.0, low=0)  # largest |rollout − trainer| allowed; 0: not gated
+    correction: Correction = "none"
     correction_cap: float = 2.0
     correction_low: float = 0.5
     correction_high: float = 5.0
     dynamic_sampling: bool = False
-    max_sampling_rounds: int = 10
+    max_sampling_rounds: int = ranged(10, low=1)
     overlong_penalty_tokens: int = 0  # length of the soft-penalty zone before max_new_tokens (DAPO); 0: off
     mask_truncated: bool = False
-    curriculum: str = "none"  # none | easy_first
-    staleness: int = 0  # steps that a rollout may be older than the weights it trains
-    save_every: int = 10
-    keep_checkpoints: int = 3  # the newest so many, and the one with the highest reward since the one before it
-    samples_kept: int = 64  # responses written to samples/step_<n>.jsonl
+    curriculum: Curriculum = "none"
+    staleness: int = ranged(0, low=0)  # steps that a rollout may be older than the weights it trains
+    save_every: int = ranged(10, low=1)
+    keep_checkpoints: int = ranged(3, low=1)  # the newest so many, and the one with the highest reward
+    samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether the trainer must compute old log-probs beforehand.
+
+        With one update on each rollout batch the current log-probs, detached, are the old ones, to the last bit and
+        without a second forward pass.
+        """
+        return self.updates_per_batch * self.epochs > 1
 
 
 @dataclass
@@ -206,11 +244,11 @@ class EvaluateConfig:
     model: str = ""  # Hugging Face folder; empty: <run>/hf
     label: str = ""  # row name in tables; empty: the model folder's name
     questions: str = ""  # empty: data.heldout
-    protocol: str = "boxed"  # boxed | lenient | first_or_last
-    samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int = 0  # 0: as rollout.max_new_tokens
+    protocol: EvaluationProtocol = "boxed"
+    samples: int = ranged(1, low=1)
+    temperature: float = ranged(0.0, low=0)
+    top_p: float = ranged(1.0, low=0.001, high=1)
+    max_new_tokens: int = ranged(0, low=0)  # 0: as rollout.max_new_tokens
     responses: str = ""  # score saved responses instead of asking a model
     force_prefix: str = ""  # text put at the start of every response, for the forced-reasoning row
     against: list[str] = field(default_factory=list)  # earlier results (eval/*.json) for a paired comparison
@@ -222,8 +260,8 @@ class ExportConfig:
 
     checkpoint: str = ""  # empty: the newest of the run; best: the one with the highest reward; or a folder
     out: str = ""  # empty: <run>/hf
-    dtype: str = ""  # empty: as trained; bfloat16 | float32
-    shard_gb: float = 5.0
+    dtype: Literal["", "float32", "bfloat16"] = ""  # empty: as trained
+    shard_gb: float = ranged(5.0, low=0.001)
 
 
 @dataclass

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from alphamed_nemo.answers.protocols import PROTOCOLS, extract_answer
+from alphamed_nemo.config.choices import EvaluationProtocol, names
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.stats import majority
 
 FIRST_OR_LAST = "first_or_last"
-EVALUATION_PROTOCOLS = ("boxed", "lenient", FIRST_OR_LAST)
+EVALUATION_PROTOCOLS = names(EvaluationProtocol)
 
 
 @dataclass(frozen=True)

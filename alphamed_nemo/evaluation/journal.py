@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.export.provenance import NAME as PROVENANCE
+from alphamed_nemo.provenance import NAME as PROVENANCE
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
+from alphamed_nemo import provenance
 from alphamed_nemo.config import DataConfig
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.sources import LOADERS
-from alphamed_nemo.export import provenance
 from alphamed_nemo.export.base_model import is_hub_name
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.checkpoint import manifest

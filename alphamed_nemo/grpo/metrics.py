@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alphamed_nemo.config import GrpoConfig
 from alphamed_nemo.grpo.kl import MAX_EXPONENT, kl_per_token
-
-if TYPE_CHECKING:
-    from alphamed_nemo.grpo.loss import ResponseTokens
+from alphamed_nemo.grpo.response_tokens import ResponseTokens
 
 # sum returned by the loss -> name in metrics.jsonl of its mean over response tokens
 MEANS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from alphamed_nemo.clinic.corpus import reasons
+from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.config import Config
 from alphamed_nemo.grpo.collect import Collected
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from alphamed_nemo.config import Config, GrpoConfig
 from alphamed_nemo.grpo.aggregation import BatchTotals
 from alphamed_nemo.grpo.group import Group
-from alphamed_nemo.grpo.loss import make_loss, needs_old_logprobs
+from alphamed_nemo.grpo.loss import GrpoLoss
 from alphamed_nemo.grpo.metrics import add_sums, finish_metrics
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy, StepStats
@@ -45,7 +45,7 @@ class Updater:
         trained = [trained_on(part, grpo) for part in parts]
         minibatches = [self._pack(sequences) for sequences in trained]
         started = time.perf_counter()
-        if needs_old_logprobs(grpo):
+        if grpo.needs_old_logprobs:
             for batches in minibatches:
                 for batch, old in zip(batches, self.policy.logprobs(batches, temperature), strict=True):
                     batch.old_logprobs = old
@@ -60,7 +60,7 @@ class Updater:
         for _ in range(grpo.epochs):
             for part, sequences, batches in zip(parts, trained, minibatches, strict=True):
                 totals = BatchTotals.of(sequences_of(part) or sequences)
-                steps.append(self.policy.train_step(batches, make_loss(grpo, totals), temperature))
+                steps.append(self.policy.train_step(batches, GrpoLoss(grpo, totals), temperature))
         timing["training"] = time.perf_counter() - started
         return {
             "loss": fmean(stats.loss for stats in steps),

@@ -62,7 +62,7 @@ def make_driver(cfg: Config, policy: MegatronPolicy) -> Driver:
 
 
 def make_loggers(cfg: Config) -> list[Logger]:
-    from alphamed_nemo.launch.loggers import experiment_loggers  # imports NeMo, which takes seconds: rank 0 only
+    from alphamed_nemo.grpo.loggers import experiment_loggers  # imports NeMo, which takes seconds: rank 0 only
 
     return [experiment_loggers(cfg)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -9,7 +10,9 @@ from dataclasses import dataclass, field
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.rollout.vllm_command import new_api_key, vllm_command
+from alphamed_nemo.devices import cuda_is_available
+from alphamed_nemo.processor import Processor, this_processor
+from alphamed_nemo.rollout.vllm_command import engine_threads, new_api_key, vllm_command
 
 LOOPBACK = "127.0.0.1"
 
@@ -17,6 +20,8 @@ LOOPBACK = "127.0.0.1"
 # page, for the next activation: a fifth of a training step on CPU. Kept instead, up to 4 GiB. Not for vLLM: a refit
 # would be a quarter faster, but the engine would keep as much again as the weights.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -111,3 +116,28 @@ def trainer(cfg: Config) -> Component:
     )
     # Time to finish the step and save; torchrun gives its ranks 30 s of it.
     return Component("trainer", argv, env, grace_s=40)
+
+
+def announce_processor(cfg: Config, processor: Processor | None = None) -> None:
+    """Says what a run on a CPU host computes with, and warns of bfloat16 where that is slow. Dtypes are settled."""
+    if cuda_is_available():
+        return
+    processor = processor or this_processor()
+    log.info(
+        "%s; trainer: %s, %d × %d threads; vLLM: %s, %d × %d threads",
+        processor,
+        cfg.model.dtype,
+        cfg.parallel.world_size,
+        trainer_threads(cfg),
+        cfg.rollout.dtype,
+        cfg.rollout.world_size,
+        engine_threads(cfg.rollout),
+    )
+    asked = [f"{group}.dtype" for group in ("model", "rollout") if getattr(cfg, group).dtype == "bfloat16"]
+    if asked and processor.bfloat16_slower:
+        log.warning(
+            "%s: bfloat16 takes about %d times as long as float32 on this processor, which has no instructions for it; "
+            "a new run is faster with float32 or auto",
+            " and ".join(asked),
+            processor.bfloat16_slower,
+        )

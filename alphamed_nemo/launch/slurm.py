@@ -228,7 +228,7 @@ def description(cfg: Config, allocation: Allocation, steps: list[Step]) -> str:
     return "\n".join(lines)
 
 
-@recipe("train_grpo", nemo=False, on_gpus=lambda: Allocation.from_environment().gpus > 0)
+@recipe("train_grpo", on_gpus=lambda: Allocation.from_environment().gpus > 0)
 def main(cfg: Config) -> None:
     allocation = Allocation.from_environment()
     folder = RunFolder.of(cfg).logs / allocation.attempt

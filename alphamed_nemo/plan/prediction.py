@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.grpo.loss import needs_old_logprobs
 from alphamed_nemo.plan.generation import Engine, generation_seconds, make_engine
 from alphamed_nemo.plan.hardware import GIB, Cluster, cluster_of
 from alphamed_nemo.plan.lengths import Workload, make_workload
@@ -145,7 +144,7 @@ def _phases(
     cfg: Config, cluster: Cluster, model: Model, load: Workload, packs: Packs, engine: Engine, states: States,
     training: Pass, refit: Refit,
 ) -> dict[str, float]:  # fmt: skip
-    passes = int(needs_old_logprobs(cfg.grpo)) + int(cfg.grpo.kl_coef > 0)
+    passes = int(cfg.grpo.needs_old_logprobs) + int(cfg.grpo.kl_coef > 0)
     phases = {
         "generation": generation_seconds(cfg, cluster, model, load, engine),
         "reward": load.samples / cfg.plan.reward_items_per_s,

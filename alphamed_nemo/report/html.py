@@ -10,7 +10,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from alphamed_nemo.cli.progress import duration
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.report.figures import (
     Figure,
@@ -23,7 +22,7 @@ from alphamed_nemo.report.figures import (
     training_figures,
 )
 from alphamed_nemo.report.run_data import RunData, read_run
-from alphamed_nemo.report.scale import number
+from alphamed_nemo.report.scale import duration, number
 
 CARDS = 4  # sample responses shown of the first and of the last step
 LONGEST_RESPONSE = 6000  # characters of a response on a card

@@ -2,34 +2,27 @@
 
 The choreography is vLLM's own: pause (running requests are kept, the prefix cache is dropped: its keys and values
 are the old weights'), start, update piece by piece, finish with the version, resume. What carries the tensors differs:
-shared memory on CPU hosts (here), NCCL or CUDA IPC on GPUs (cuda_transfer.py).
+shared memory on CPU hosts, NCCL or CUDA IPC on GPUs (carriers/).
 """
 
 from __future__ import annotations
 
 import logging
-import mmap
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from alphamed_nemo.config import RolloutConfig
+from alphamed_nemo.rollout.carriers.base import Sender, Weights
+from alphamed_nemo.rollout.carriers.shared_memory import SharedMemorySender
 from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
 from alphamed_nemo.rollout.update_manifest import Arrivals, Manifest, dtype_name
 from alphamed_nemo.rollout.vllm_command import resolve_transfer
 
 __all__ = ["RefitStats", "RolloutError", "WeightTransfer"]
-
-Weights = Iterator[tuple[str, torch.Tensor]]
-
-SEGMENT_NAME = "alphamed-refit"  # as /proc shows it
-ALIGNMENT = 64  # bytes, of each tensor in the segment
-GROWTH = 64 * 2**20  # bytes by which a segment that is too small grows
 
 log = logging.getLogger(__name__)
 
@@ -42,28 +35,6 @@ class RefitStats:
     bytes: int
     tensors: int
     version: int
-
-
-class Sender(Protocol):
-    """What carries tensors from the trainer to the engine's workers.
-
-    Attributes:
-        partial: the engine may hold a part of an update that did not end, and must not sample.
-    """
-
-    partial: bool
-
-    def open(self) -> None:
-        """Meet the workers; called while the engine is paused, before the update starts."""
-
-    def send(self, weights: Weights) -> int:
-        """Send all of them and return the bytes. The workers hold them, checked, when this returns."""
-
-    def abort(self) -> None:
-        """End an update that could not be sent."""
-
-    def close(self) -> None:
-        """Free what the refits share."""
 
 
 class WeightTransfer:
@@ -194,65 +165,3 @@ def _refusing() -> Iterator[None]:
         yield
     except ValueError as error:
         raise RolloutError(str(error)) from None
-
-
-class SharedMemorySender:
-    """Writes a whole update into one segment of shared memory, which the workers map and load from.
-
-    The segment lives as long as this sender, so its pages are taken once and not in every refit. It is a file without a
-    name (memfd), of which nothing stays whichever process dies when, and /dev/shm, 64 MB in containers by default,
-    does not limit it.
-    """
-
-    partial = False  # the engine loads once the whole update is there
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.descriptor: int | None = None
-        self.segment = torch.empty(0, dtype=torch.uint8)
-
-    def open(self) -> None:
-        if self.descriptor is None:
-            self.descriptor = os.memfd_create(SEGMENT_NAME)
-        info = {"path": f"/proc/{os.getpid()}/fd/{self.descriptor}"}
-        waiting_for = "the engine to open the shared segment (it must run on this host, as this user)"
-        path = "/init_weight_transfer_engine"
-        self.connection.call("POST", path, waiting_for, retry=False, json={"init_info": info})
-
-    def send(self, weights: Weights) -> int:
-        assert self.descriptor is not None, "open() comes first"
-        tensors: list[list] = []
-        end = total = 0
-        for name, tensor in weights:
-            start, size = -(-end // ALIGNMENT) * ALIGNMENT, tensor.numel() * tensor.element_size()
-            end, total = start + size, total + size
-            if end > len(self.segment):
-                self._grow(end)
-            self.segment[start:end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
-            tensors.append([name, dtype_name(tensor), list(tensor.shape), start])
-        self._update(tensors)
-        return total
-
-    def abort(self) -> None:
-        """Best effort: the error that led here is the one to report."""
-        try:
-            self._update([], abort=True)
-        except RolloutError:
-            pass  # the answer to an abort is an error by design
-
-    def close(self) -> None:
-        self.segment = torch.empty(0, dtype=torch.uint8)  # unmapped with the last tensor that reads it
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
-
-    def _grow(self, size: int) -> None:
-        """Map at least `size` bytes; what is written already stays."""
-        size = -(-size // GROWTH) * GROWTH
-        os.ftruncate(self.descriptor, size)  # takes no memory yet
-        self.segment = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
-
-    def _update(self, tensors: list[list], **flags: bool) -> None:
-        info = {"tensors": tensors, **flags}
-        waiting_for = f"the engine to load {len(tensors)} weights"
-        self.connection.call("POST", "/update_weights", waiting_for, retry=False, json={"update_info": info})

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 from alphamed_nemo.config import Config, RolloutConfig
+from alphamed_nemo.config.choices import Transfer, names
+from alphamed_nemo.devices import cuda_is_available
 from alphamed_nemo.rollout.inside_vllm.hanging import LIMIT
 
 PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
@@ -21,7 +23,7 @@ PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
 BACKENDS = {"shm": "alphamed_shm", "nccl": "alphamed_nccl", "ipc": "alphamed_ipc"}
 CPU_NORM = "alphamed_cpu"  # the implementation of RMSNorm that the plugin registers
 MODEL_NAME = "policy"  # what the server calls the model, whatever folder it came from
-TRANSFERS = ("auto", "shm", "nccl", "ipc")
+TRANSFERS = names(Transfer)
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vllm/v1/attention/backends/cpu_attn.py, 0.32
 
 
@@ -75,7 +77,7 @@ def vllm_command(
         raise ValueError(
             f"rollout.host: found {host!r}, which listens on all interfaces; name loopback or the job's own interface"
         )
-    cuda = _has_cuda() if cuda is None else cuda
+    cuda = cuda_is_available() if cuda is None else cuda
     transfer = resolve_transfer(rollout.transfer, cuda)
     assert rollout.dtype != "auto", "settle_dtypes comes first: vLLM's own auto is the checkpoint's dtype"
     argv = [sys.executable, "-m", "alphamed_nemo.rollout.inside_vllm.main"]
@@ -190,9 +192,3 @@ def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
     if libgomp and libgomp.exists():
         env["LD_PRELOAD"] = str(libgomp)  # one OpenMP runtime for torch and vLLM; vLLM itself can only set it by exec
     return env
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -20,10 +20,10 @@ from alphamed_nemo.evaluation.engine import build_result
 from alphamed_nemo.evaluation.journal import model_identity, questions_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.export.base_model import BaseModel
-from alphamed_nemo.export.provenance import release_identity
 from alphamed_nemo.export.release import Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.policy.weights import hf_shapes
+from alphamed_nemo.provenance import release_identity
 
 TINY = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")

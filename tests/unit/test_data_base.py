@@ -6,8 +6,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import alphamed_nemo
+from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.clinic.bank import development_questions
-from alphamed_nemo.clinic.corpus import FORCED_PREFIX, boxed, corpus, reasons
+from alphamed_nemo.clinic.corpus import FORCED_PREFIX, boxed, corpus
 from alphamed_nemo.clinic.tokenizer import build_tokenizer
 from alphamed_nemo.config import DataConfig, TinyModelConfig
 from alphamed_nemo.data.prompts import encode_prompt

@@ -6,8 +6,9 @@ from itertools import combinations, islice
 
 import pytest
 
+from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.clinic.bank import development_questions, embedded_bank
-from alphamed_nemo.clinic.corpus import FORCED_PREFIX, corpus, reasons, unboxed
+from alphamed_nemo.clinic.corpus import FORCED_PREFIX, corpus, unboxed
 from alphamed_nemo.clinic.world import KINDS, SPLITS, clinic
 from alphamed_nemo.config import TinyModelConfig
 

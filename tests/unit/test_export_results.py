@@ -21,7 +21,7 @@ from alphamed_nemo.evaluation.stats import mcnemar, wilson
 from alphamed_nemo.export import card_results
 from alphamed_nemo.export.base_model import front_matter
 from alphamed_nemo.export.card_results import BEGIN, END, update_card
-from alphamed_nemo.export.provenance import release_identity
+from alphamed_nemo.provenance import release_identity
 from tests.unit.released_run import TINY, evaluation, make_run, release, settings
 
 RECIPES = Path(__file__).parents[2] / "recipes"

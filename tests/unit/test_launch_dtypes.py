@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from alphamed_nemo.cli.dtypes import announce_processor, settle_dtypes
+from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.cli.recipe import guarded
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config, write_config
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.processor import Processor
 
