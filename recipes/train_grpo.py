@@ -23,14 +23,16 @@ from alphamed_nemo.launch.servers import start_servers, wait_ready
 def train_grpo(cfg: Config, launcher: Launcher) -> None:
     """Trains to `grpo.steps`. Starts what does not run yet, and leaves the servers running for the caller."""
     check_training(cfg)
-    start_servers(cfg, launcher, cfg.model.path)
-    wait_ready(launcher)
-
     folder = RunFolder.of(cfg)
-    write_config(cfg, folder.config)
-    launcher.start(trainer(cfg))
-    follower = MetricsFollower(folder.metrics)
     with GrpoProgress(cfg.grpo.steps) as progress:
+        start_servers(cfg, launcher, cfg.model.path)
+        progress.say(f"starting the servers ({folder.logs})")
+        wait_ready(launcher)
+
+        write_config(cfg, folder.config)
+        launcher.start(trainer(cfg))
+        progress.say("starting the trainer, which loads the model and gives its weights to the server")
+        follower = MetricsFollower(folder.metrics)
 
         def show_new_steps() -> None:
             for row in follower.new_rows():

@@ -89,6 +89,14 @@ class GrpoProgress:
         if self.bar is not None:
             self.bar.stop()
 
+    def say(self, text: str) -> None:
+        """What goes on before the first step and after the last."""
+        if self.bar is not None:
+            self.bar.text = text
+            self.bar.refresh()
+        else:
+            self.console.print(f"{text} …", soft_wrap=True)
+
     def update(self, metrics: Mapping[str, float]) -> None:
         """Show one step. `metrics` is a row of metrics.jsonl; absent metrics are left out."""
         step = int(metrics["step"])
@@ -102,6 +110,8 @@ class GrpoProgress:
             self.console.print(
                 f"step {step:>{len(str(self.steps))}}/{self.steps}  {step_text(metrics)}", soft_wrap=True
             )
+        if step == self.steps:
+            self.say("saving, then stopping the trainer")
         for advice in self.watch.see(metrics):
             self.console.print(f"[yellow]warning:[/yellow] step {step}: {escape(advice)}", soft_wrap=True)
 
@@ -148,12 +158,14 @@ class MetricsFollower:
 
 def step_text(metrics: Mapping[str, float]) -> str:
     """The numbers of a step that a person watches, in one line."""
+    if (ratio := metrics.get("token_mult_prob_error")) is not None:
+        metrics = {**metrics, "mismatch": ratio - 1}  # of vLLM's and Megatron's probabilities, relative
     parts = []
     for key, form in (
         ("reward/mean", "reward {:.2f}"),
         ("effective_query_ratio", "effective {:.0%}"),
         ("response_length/mean", "length {:.0f}"),
-        ("token_mult_prob_error", "log-prob error {:.5f}"),
+        ("mismatch", "mismatch {:.1e}"),
         ("timing/step", "{:.1f} s"),
     ):
         if metrics.get(key) is not None:

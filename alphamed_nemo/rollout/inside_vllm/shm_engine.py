@@ -19,6 +19,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
+from alphamed_nemo.processor import give_back_freed_memory
 from alphamed_nemo.rollout.inside_vllm.reload import load_whole
 from alphamed_nemo.rollout.update_manifest import check_manifest, read_manifest
 
@@ -83,6 +84,7 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
         if not self.committed:
             raise RuntimeError("finish_weight_update before a committed update: the weights have not changed")
         self.committed = False
+        give_back_freed_memory()
 
     def shutdown(self) -> None:
         self.segment, self.committed = None, False
