@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from alphamed_nemo import devices
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.config.limits import check_training_values
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.devices import cuda_is_available
 from alphamed_nemo.families import dimensions
 from alphamed_nemo.rollout.vllm_command import resolve_transfer
 from alphamed_nemo.weight_files import check_model, check_served
@@ -33,7 +34,9 @@ def check_run(cfg: Config) -> dict[str, Any]:
     check_loggers(cfg)
     check_devices(cfg)
     model = check_model_folder(cfg.model.path, "model.path")
-    check_layout(cfg, model)
+    built = dimensions(model)
+    check_layout(cfg.parallel, built.heads, built.groups, built.features, built.layers)
+    check_microbatch(cfg.parallel, cfg.grpo.tokens_per_microbatch)
     check_positions(cfg, model)
     check_run_folder(cfg)
     return model
@@ -84,46 +87,9 @@ def check_model_folder(path: str, key: str, built: bool = True) -> dict[str, Any
         raise ValueError(f"{key}: {error}") from error
 
 
-def check_layout(cfg: Config, model: dict[str, Any]) -> None:
-    """Whether the model can be divided as `parallel` says."""
-    parallel = cfg.parallel
-    built = dimensions(model)
-    sizes = {"attention heads": built.heads, "key-value heads": built.groups, "MLP columns": built.features}
-    for what, count in sizes.items():
-        if count % parallel.tensor:
-            raise ValueError(
-                f"parallel.tensor: {parallel.tensor} does not divide the model's {count} {what}; choose one of "
-                f"{divisors(*sizes.values())}"
-            )
-    if parallel.virtual_pipeline is not None and (parallel.pipeline < 2 or parallel.virtual_pipeline < 1):
-        raise ValueError(
-            f"parallel.virtual_pipeline: found {parallel.virtual_pipeline} with parallel.pipeline={parallel.pipeline}; "
-            "the interleaved schedule needs 2 stages or more: set it to null"
-        )
-    layers, stages = built.layers, parallel.pipeline * (parallel.virtual_pipeline or 1)
-    if layers % stages:
-        times = f" × parallel.virtual_pipeline={parallel.virtual_pipeline}" if parallel.virtual_pipeline else ""
-        raise ValueError(
-            f"parallel.pipeline: {parallel.pipeline} stages{times} do not divide the model's {layers} layers; choose "
-            f"one of {divisors(layers)}"
-        )
-    if parallel.context > 1:
-        raise ValueError(
-            f"parallel.context: found {parallel.context}, expected 1: packed batches are not split over "
-            "context-parallel ranks; for long sequences use parallel.tensor with parallel.sequence=true"
-        )
-    if parallel.sequence and parallel.tensor == 1:
-        raise ValueError("parallel.sequence: needs parallel.tensor of 2 or more; set it to false, or raise that")
-    if parallel.sequence and cfg.grpo.tokens_per_microbatch % parallel.tensor:
-        raise ValueError(
-            f"grpo.tokens_per_microbatch: found {cfg.grpo.tokens_per_microbatch}, expected a multiple of "
-            f"parallel.tensor={parallel.tensor} with parallel.sequence=true"
-        )
-
-
 def check_devices(cfg: Config) -> None:
     """Options that need a GPU, asked for where there is none."""
-    cuda = cuda_is_available()
+    cuda = devices.cuda_is_available()
     resolve_transfer(cfg.rollout.transfer, cuda)
     if cfg.rollout.transfer == "ipc" and cfg.grpo.staleness:
         raise ValueError(
@@ -226,8 +192,3 @@ def check_lengths(cfg: Config, questions: list[Question], max_new_tokens: int, m
             f"model.max_length: {cfg.model.max_length} tokens are too few for the prompt of question {name} "
             f"({longest}) and a response of {max_new_tokens}; raise it, or lower max_new_tokens"
         )
-
-
-def divisors(*numbers: int) -> str:
-    """Common divisors, for a message."""
-    return ", ".join(str(size) for size in range(1, min(numbers) + 1) if all(n % size == 0 for n in numbers))

@@ -8,9 +8,9 @@ import socket
 import sys
 from dataclasses import dataclass, field
 
+from alphamed_nemo import devices
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.devices import cuda_is_available
 from alphamed_nemo.processor import Processor, this_processor
 from alphamed_nemo.rollout.vllm_command import engine_threads, new_api_key, vllm_command
 
@@ -120,7 +120,7 @@ def trainer(cfg: Config) -> Component:
 
 def announce_processor(cfg: Config, processor: Processor | None = None) -> None:
     """Says what a run on a CPU host computes with, and warns of bfloat16 where that is slow. Dtypes are settled."""
-    if cuda_is_available():
+    if devices.cuda_is_available():
         return
     processor = processor or this_processor()
     log.info(

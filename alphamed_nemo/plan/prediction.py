@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.plan.generation import Engine, generation_seconds, make_engine
 from alphamed_nemo.plan.hardware import GIB, Cluster, cluster_of
 from alphamed_nemo.plan.lengths import Workload, make_workload
@@ -92,23 +93,13 @@ def make_plan(cfg: Config, model: Model | None = None) -> Plan:
 
 
 def check_division(cfg: Config, model: Model) -> None:
-    """Whether the model can be divided as `parallel` says; the limits are those of policy/model.py and of vLLM.
+    """Whether the model can be divided as `parallel` and `rollout.tensor` say.
 
     Raises:
         ValueError: names the setting.
     """
-    parallel = cfg.parallel
-    whole = {"heads": model.heads, "key-value heads": model.kv_heads, "MLP features": model.ffn}
-    for what, count in whole.items():
-        if count % parallel.tensor:
-            raise ValueError(f"parallel.tensor: {parallel.tensor} does not divide the model's {count} {what}")
-    stages = parallel.pipeline * (parallel.virtual_pipeline or 1)
-    if model.layers % stages:
-        raise ValueError(f"parallel.pipeline: {stages} stages do not divide the model's {model.layers} layers")
-    if parallel.virtual_pipeline and parallel.pipeline == 1:
-        raise ValueError("parallel.virtual_pipeline: needs parallel.pipeline of at least 2")
-    if parallel.sequence and parallel.tensor == 1:
-        raise ValueError("parallel.sequence: needs parallel.tensor of at least 2")
+    check_layout(cfg.parallel, model.heads, model.kv_heads, model.ffn, model.layers)
+    check_microbatch(cfg.parallel, cfg.grpo.tokens_per_microbatch)
     if model.heads % cfg.rollout.tensor:
         raise ValueError(f"rollout.tensor: {cfg.rollout.tensor} does not divide the model's {model.heads} heads")
 

@@ -13,9 +13,9 @@ import secrets
 import sys
 from pathlib import Path
 
+from alphamed_nemo import devices
 from alphamed_nemo.config import Config, RolloutConfig
 from alphamed_nemo.config.choices import Transfer, names
-from alphamed_nemo.devices import cuda_is_available
 from alphamed_nemo.rollout.inside_vllm.hanging import LIMIT
 
 PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
@@ -77,7 +77,7 @@ def vllm_command(
         raise ValueError(
             f"rollout.host: found {host!r}, which listens on all interfaces; name loopback or the job's own interface"
         )
-    cuda = cuda_is_available() if cuda is None else cuda
+    cuda = devices.cuda_is_available() if cuda is None else cuda
     transfer = resolve_transfer(rollout.transfer, cuda)
     assert rollout.dtype != "auto", "settle_dtypes comes first: vLLM's own auto is the checkpoint's dtype"
     argv = [sys.executable, "-m", "alphamed_nemo.rollout.inside_vllm.main"]

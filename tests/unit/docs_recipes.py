@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo import devices
 from alphamed_nemo.cli import recipe as recipe_top
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
@@ -84,7 +84,7 @@ def check_passes(cfg: Config, overrides: list[str]) -> None:
 
 def check_recipe(recipe: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     cfg = composed(recipe, overrides)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_full_size(cfg))  # those are for GPUs
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: is_full_size(cfg))  # those are for GPUs
     if recipe in ANSWERS:
         check_answers(cfg, ANSWERS[recipe])
     if recipe in ("train_grpo", "quickstart"):

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
+from alphamed_nemo import devices
 from alphamed_nemo.cli import recipe as recipe_top
 from alphamed_nemo.cli.preflight import check_training
 from alphamed_nemo.cli.recipe import CONF, check_overrides
@@ -196,7 +196,7 @@ def plan_job(settings: list[str], nodes: int, gpus: int, rollout_nodes: int, mon
     check_answers(cfg, "rollout")
     check_passes(cfg, settings)
     cfg.rollout.api_key = cfg.reward.api_key = "key"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: bool(gpus))
     add_files(cfg)
     check_training(cfg)
     allocation = Allocation(tuple(f"n{n}" for n in range(nodes)), gpus, 64, rollout_nodes, 20_000, "1-0")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
+from alphamed_nemo import devices
 from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.cli.recipe import guarded
 from alphamed_nemo.config import Config
@@ -27,7 +27,7 @@ AMX = Processor("New", 2, ("AVX2", "AVX-512", "AVX-512 BF16", "AMX"))
 @pytest.fixture
 def cpu_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU, and two cores."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
 
 
