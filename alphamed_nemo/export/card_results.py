@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from alphamed_nemo import provenance
 from alphamed_nemo.evaluation.result import EMPTY, EvaluationResult, Summary, percent
-from alphamed_nemo.export import leaks, markdown, provenance
+from alphamed_nemo.export import leaks, markdown
 from alphamed_nemo.policy.checkpoint import manifest
 
 logger = logging.getLogger(__name__)
