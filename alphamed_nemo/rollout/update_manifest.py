@@ -8,11 +8,12 @@ it must get back.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from alphamed_nemo.weight_files import locate
 
 Shapes = dict[str, tuple[int, ...]]  # by HF name
 Found = tuple[str, tuple[int, ...], str]  # HF name, shape and dtype of a weight, the dtype as torch spells it
@@ -101,17 +102,9 @@ def read_manifest(model_path: str | Path) -> Manifest:
     """Names and shapes of the weights in a Hugging Face folder, from the headers of its safetensors files.
 
     Raises:
-        ValueError: the folder has no safetensors files.
+        ValueError: the folder has no safetensors files, or they are not whole.
     """
-    files = sorted(Path(model_path).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{model_path}: no *.safetensors files, expected a Hugging Face folder with weights")
-    shapes: Shapes = {}
-    for file in files:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    shapes: Shapes = {name: tensor.shape for name, tensor in locate(model_path).items()}
     if tied := _tied_head(model_path, shapes):
         shapes.pop(tied)
     return Manifest({name: shape for name, shape in shapes.items() if not name.endswith(BUFFERS)})
