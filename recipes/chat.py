@@ -1,8 +1,8 @@
 """Talk to a trained model: its answers are written as they are made.
 
-    ./run chat                                      # the model that the quickstart trained
-    ./run chat run.name=medqa                       # a run's released folder
-    ./run chat evaluate.model=<Hugging Face folder> evaluate.temperature=0.7
+    ./run chat                # the model that the quickstart trained
+    ./run chat run.name=medqa # a run's released folder
+    ./run chat evaluate.model=<Llama-3.1-8B-Instruct> evaluate.temperature=0.7
 
 An empty line asks one of the run's held-out questions, and then says what is right. Ctrl-D ends.
 """

@@ -20,7 +20,7 @@ from alphamed_nemo.config import Config
 
 HEAD = """# Settings
 
-Every setting that a recipe knows; `./run RECIPE group.name=value` changes it. Made of `alphamed_nemo/config/`:
+Every setting that a recipe knows. `./run quickstart grpo.steps=10` changes one. Made of `alphamed_nemo/config/`:
 `python -m alphamed_nemo.cli.settings_page > docs/settings.md`. Presets are in `conf/`, and override these defaults.
 """
 

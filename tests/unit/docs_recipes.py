@@ -192,6 +192,16 @@ def only_composed(cfg: Config) -> str:
     return "composed"
 
 
+def chat_(cfg: Config) -> str:
+    """As far as the model's loading, which test_chat.py does."""
+    from chat import ask_as_trained, heldout_questions
+
+    check_model_folder(cfg.evaluate.model, "evaluate.model", built=False)
+    ask_as_trained(cfg)
+    heldout_questions(cfg)
+    return "checked up to the model's loading"
+
+
 RECIPES: dict[str, Callable[[Config], str]] = {
     "prepare_data": prepare_data_,
     "label_difficulty": label_difficulty_,
@@ -203,5 +213,6 @@ RECIPES: dict[str, Callable[[Config], str]] = {
     "convert_from_hf": convert_from_hf_,
     "make_tiny_model": only_composed,
     "fetch_smollm2": only_composed,
+    "chat": chat_,
     "quickstart": quickstart_,
 }

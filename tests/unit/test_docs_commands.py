@@ -108,7 +108,9 @@ def cover_run(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatc
         assert all(recipe in shown for recipe in RECIPES)
         return "run"
     if first == "test":
-        if rest and not rest[0].startswith("-"):
+        if rest[:1] == ["nightly"]:
+            assert any("pytest.mark.nightly" in path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+        elif rest and not rest[0].startswith("-"):
             assert list((ROOT / "tests" / rest[0]).glob("test_*.py"))
         return "checked: its folder has tests"
     if first == "bench":
@@ -118,7 +120,7 @@ def cover_run(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatc
             found = word in ("--help", "-h") or f'"{word}"' in source or f"    def {word}(self" in methods
             assert found, f"{command.place}: ./run bench has no {word}"
         return "checked: its rows exist"
-    if first == "setup":
+    if first in ("setup", "check"):
         return "run with stand-ins by test_launch_run_script.py"
     pytest.fail(f"{command.place}: nothing covers {command.text!r}")
 

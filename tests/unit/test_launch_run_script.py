@@ -176,6 +176,15 @@ def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arg
     assert clone.calls()[-1] == f"ran -m pytest -m {pytest_arguments}"
 
 
+def test_check_stops_at_what_fails_first(clone: Clone) -> None:
+    assert clone.run("check", "-x")[0] == 0
+    ran = [call for call in clone.calls() if call.startswith("ran -m")]
+    assert [call.split()[2] for call in ran] == ["ruff", "ruff", "basedpyright", "pytest"]
+    assert ran[-1].endswith("tests/unit -x")
+    assert clone.run("check", STATUS="3")[0] == 3
+    assert [call.split()[2] for call in clone.calls()] == ["ruff"]
+
+
 def test_bench_passes_its_rows_on(clone: Clone) -> None:
     assert clone.run("bench", "reward", "--repeats", "3")[0] == 0
     assert clone.calls()[-1] == "ran -m benchmarks.bench reward --repeats 3"
