@@ -173,7 +173,7 @@ def difficulty(run: RunData) -> Figure | None:
         return None
     total = sum(run.levels.values())
     names = [f"L{level}" for level in run.levels]
-    note = f"{total:,} questions by how many of the base model's samples were right: from L1, all, to the last level, none."
+    note = f"{total:,} questions by how many of the base model's samples were right: L1 all, the last level none."
     return Figure("Difficulty levels", note, bars(names, list(run.levels.values()), "Difficulty levels"), [])
 
 
