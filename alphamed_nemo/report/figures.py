@@ -261,17 +261,18 @@ def questions_asked(rows: Sequence[tuple]) -> str:
 
 def compared(runs: Sequence[RunData]) -> list[Figure]:
     """The same curve of several runs in one chart each."""
+    shares = {"y_range": (0, 1), "show": percent}
     wanted = (
-        ("Reward", "reward/mean", {"y_range": (0, 1), "show": percent}),
-        ("Effective queries", "effective_query_ratio", {"y_range": (0, 1), "show": percent}),
-        ("Response length", "response_length/mean", {}),
-        ("Seconds per step", "timing/step", {}),
+        ("Reward", "reward/mean", "Share of sampled responses whose final answer is correct.", shares),
+        ("Effective queries", "effective_query_ratio", "Share of questions that carry a gradient.", shares),
+        ("Response length", "response_length/mean", "Mean tokens per response.", {}),
+        ("Time of a step", "timing/step", "Seconds per step.", {}),
     )
     figures = []
-    for title, metric, options in wanted:
+    for title, metric, note, options in wanted:
         series = [Series(run.name, *run.series(metric), 1 + i % 8) for i, run in enumerate(runs)]
         series = [line for line in series if line.x]
         if series:
             legend = [(line.name, line.colour) for line in series]
-            figures.append(Figure(title, metric, line_chart(series, title, **options), legend))
+            figures.append(Figure(title, note, line_chart(series, title, **options), legend))
     return figures

@@ -103,7 +103,8 @@ def histogram(series: Sequence[Series], width: float, label: str, x_label: str) 
         pieces = [f"M{x(line.x[0]):.1f} {y(0):.1f}"]
         pieces += [f"V{y(value):.1f}H{x(edge + width):.1f}" for edge, value in zip(line.x, line.y, strict=True)]
         outline = f"{''.join(pieces)}V{y(0):.1f}"
-        parts.append(f'<path class="area fill s{line.colour}" d="{outline}Z"/>')
+        if len(series) == 1:  # filled outlines that overlap mix to a colour of neither
+            parts.append(f'<path class="area fill s{line.colour}" d="{outline}Z"/>')
         parts.append(f'<path class="line s{line.colour}" d="{outline}"/>')
     shares = [(line.name, dict(zip(line.x, line.y, strict=True))) for line in series]
     for edge in edges:
