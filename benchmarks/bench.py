@@ -229,7 +229,7 @@ class Bench:
     def scaling(self) -> list[Row]:
         """Step time against one thing at a time, and the exponent of a power law through it."""
         rows = []
-        rows += self._against("samples a question", (4, 8, 16), lambda value: self.config("float32", samples=value))
+        rows += self._against("samples per question", (4, 8, 16), lambda value: self.config("float32", samples=value))
         rows += self._against("new tokens", (32, 64, 128), lambda value: self.config("float32", tokens=value))
         sizes = {"2M": 1.9e6, "7M": 6.8e6, "25M": 26.2e6}
         rows += self._against("model", sizes, lambda value: self.config("float32", model=value), sizes)

@@ -4,7 +4,7 @@ python -m benchmarks.method_study OUT_FOLDER QUICKSTART_RUN [VARIANT ...]
 
 QUICKSTART_RUN is a finished quickstart: its subset is what is trained on, its held-out questions what is asked. Each
 run saves every fifth step, and every checkpoint answers the held-out questions through vLLM. Writes
-OUT_FOLDER/study.json, study.svg and study.md. Half an hour on two cores; goes on where it was stopped.
+OUT_FOLDER/study.json, study.svg and study.md. Half an hour on two cores; resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def table(rows: list[dict]) -> str:
     """One row a run. "Updates to plain's end": to the sampled accuracy that plain GRPO ends with, for the same seed."""
     lines = [
         "| variant | seed | held-out accuracy at the end, greedy | sampled | updates to plain's end "
-        "| effective share of the batch, last 5 steps | sampling rounds a step | seconds of all steps |",
+        "| effective share of the batch, last 5 steps | sampling rounds per step | seconds of all steps |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     goals = {row["seed"]: final(row) for row in rows if row["variant"] == "plain"}

@@ -1,4 +1,4 @@
-"""Grading: responses a second of one core for extraction, and through the reward server."""
+"""Grading: responses per second on one core for extraction, and through the reward server."""
 
 from __future__ import annotations
 

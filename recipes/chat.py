@@ -1,10 +1,10 @@
-"""Talk to a trained model: its answers are written as they are made.
+"""Talk to a trained model: its answers appear as they are generated.
 
     ./run chat                # the model that the quickstart trained
     ./run chat run.name=medqa # a run's released folder
     ./run chat evaluate.model=<Llama-3.1-8B-Instruct> evaluate.temperature=0.7
 
-An empty line asks one of the run's held-out questions, and then says what is right. Ctrl-D ends.
+An empty line asks one of the run's held-out questions and then gives the correct answer. Ctrl-D ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt, prompt_frame, uses_chat_template
 from alphamed_nemo.data.question import Question
 
-HINT = "A question with its options, an empty line for a held-out one, Ctrl-D to end."
+HINT = "Type a question with its options, or press Enter for a held-out one; Ctrl-D ends."
 
 
 def chat(cfg: Config, console: Console) -> None:
@@ -71,7 +71,7 @@ def chat(cfg: Config, console: Console) -> None:
             continue
         model.generate(torch.tensor([ids], device=model.device), generation_config=settings, streamer=streamer)
         if question:
-            console.print(f"Right: {question.answer}, {question.answer_text}", markup=False, highlight=False)
+            console.print(f"Correct: {question.answer}, {question.answer_text}", markup=False, highlight=False)
 
 
 def ask_as_trained(cfg: Config) -> None:

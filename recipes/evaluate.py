@@ -8,7 +8,7 @@ python recipes/evaluate.py evaluate.responses=<file> evaluate.questions=<file>  
 
 Results go to <run>/eval/<label>.json with every response's grade, and tables of all the run's results, beside the
 published numbers, to <run>/eval/tables.md. A result of the weights in <run>/hf, or of their base model, goes to that
-folder's model card, too. A killed evaluation goes on where it was.
+folder's model card, too. A killed evaluation resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def evaluate(cfg: Config, launcher: Launcher) -> EvaluationResult:
     summary = result.summary
     low, high = summary.interval
     log.info(
-        "%s: accuracy %.1f%% (95%% interval %.1f to %.1f, n = %d), %d unanswered, %.0f tokens a response",
+        "%s: accuracy %.1f%% (95%% interval %.1f to %.1f, n = %d), %d unanswered, %.0f tokens per response",
         wanted.label,
         *(100 * value for value in (summary.accuracy, low, high)),
         summary.n,

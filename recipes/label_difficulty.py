@@ -1,8 +1,8 @@
-"""Difficulty levels: samples the base model k times a question, counts the correct answers, draws a balanced subset.
+"""Difficulty levels: samples the base model k times per question, counts the correct answers, draws a balanced subset.
 
 python recipes/label_difficulty.py model.path=... label.questions=train.jsonl label.samples=5 label.per_level=200
 
-L1 is the easiest: with k = 5, 5/5 correct is L1 and 0/5 is L6. Writes as it goes; run again, it goes on where it was.
+L1 is the easiest: with k = 5, 5/5 correct is L1 and 0/5 is L6. Writes as it goes, and resumes when run again.
 Questions that carry levels of as many samples (label.questions=runs/other/data/labelled.jsonl) are not asked again.
 """
 

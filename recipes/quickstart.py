@@ -55,7 +55,7 @@ def quickstart(cfg: Config) -> None:
         start_servers(cfg, launcher, cfg.model.path)  # they come up while the questions are written
         with stages.stage("Prepare", f"questions ({cfg.data.source})"):
             prepare_data(cfg)
-        with stages.stage("Label", f"{cfg.label.samples} samples a question of the base model"):
+        with stages.stage("Label", f"{cfg.label.samples} samples per question from the base model"):
             label_difficulty(cfg, launcher)
         with stages.stage("Evaluate the base model", "held-out questions"):
             evaluate(with_evaluation(cfg, cfg.model.path, "base"), launcher)

@@ -1,4 +1,4 @@
-"""Progress on the screen: stage headings, and a bar or one line a step for GRPO.
+"""Progress on the screen: stage headings, and a bar or one line per step for GRPO.
 
 On a terminal the bar is live; anywhere else (a log file, CI) each step is one plain line. The recipes own the console
 and hand it over; nothing here writes anywhere else.
@@ -57,7 +57,7 @@ class StepBar(Progress):
 
 
 class GrpoProgress:
-    """Progress of GRPO steps, fed with one metrics row a step.
+    """Progress of GRPO steps, fed with one metrics row per step.
 
     Use as a context manager; call `update` with rows of metrics.jsonl. Rows of steps already shown are ignored, so a
     resumed run can be followed from its start.
@@ -90,7 +90,7 @@ class GrpoProgress:
             self.bar.stop()
 
     def say(self, text: str) -> None:
-        """What goes on before the first step and after the last."""
+        """What happens before the first step and after the last."""
         if self.bar is not None:
             self.bar.text = text
             self.bar.refresh()

@@ -36,7 +36,7 @@ class PlanConfig:
     offload_while_generating: str = "none"  # none | optimizer (and gradients) | all
 
     # What the recipe shows
-    table: bool = False  # the fastest layouts of every model of plan/models on 8 to 128 GPUs, as docs/plan.md has them
+    table: bool = False  # the fastest layouts of every model of plan/models on 8 to 128 GPUs
 
     # The workload
     prompt_tokens: float = assumed(200.0, "MedQA questions are mostly 100 to 150 tokens; options and template added")

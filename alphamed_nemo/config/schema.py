@@ -48,14 +48,16 @@ class RunConfig:
     """Where a run lives. Everything it writes is under `dir/name`."""
 
     name: str = "run"
-    dir: str = field(default_factory=lambda: os.environ.get("ALPHAMED_RUNS") or "runs")  # as the jobs of slurm/ have it
+    dir: str = field(
+        default_factory=lambda: os.environ.get("ALPHAMED_RUNS") or "runs"
+    )  # default: ALPHAMED_RUNS, as in the jobs of slurm/
     seed: int = ranged(1, low=0, high=2**32 - 1)
     resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
     component_timeout_s: float = ranged(
         1800.0, low=1
-    )  # longest start of a component, 140 GB from a shared disk included
-    server_restarts: int = ranged(3, low=0)  # restarts of rollout and reward servers that died or hang, in a run
-    hang_timeout_s: float = ranged(60.0, low=1)  # a server whose health goes unanswered for so long hangs
+    )  # longest start of a component, including 140 GB from a shared disk
+    server_restarts: int = ranged(3, low=0)  # restarts per run of rollout and reward servers that died or hang
+    hang_timeout_s: float = ranged(60.0, low=1)  # a server whose /health is unanswered for this long counts as hanging
     loggers: list[Logger] = field(default_factory=lambda: ["tensorboard"])
 
 
@@ -81,7 +83,7 @@ class ParallelConfig:
     pipeline: int = ranged(1, low=1)
     data: int = ranged(1, low=1)
     context: int = ranged(1, low=1)
-    virtual_pipeline: int | None = None  # model chunks a stage, Megatron's interleaved schedule
+    virtual_pipeline: int | None = None  # model chunks per stage, Megatron's interleaved schedule
     sequence: bool = False  # sequence parallelism inside the tensor group
     overlap_grad_reduce: bool | None = None  # with the last micro-batch's backward pass; null: on GPUs
     overlap_param_gather: bool = False  # of updated weights, with the next forward pass; GPU only
@@ -116,7 +118,7 @@ class DataConfig:
     heldout: str = ""  # question file; empty: <run>/data/heldout.jsonl
     prompt: Prompt = "alphamed"  # prompt template, see data/prompts.py
     chat_template: bool | None = None  # wrap the prompt in the chat template; null: that of an instruct model
-    template_date: str = "2024-07-26"  # what a chat template that writes today's date writes instead
+    template_date: str = "2024-07-26"  # written instead of today's date by chat templates that state it
     max_prompt_tokens: int = ranged(1024, low=1)  # room for a prompt in model.max_length
     train_questions: int = ranged(1200, low=1)  # of the clinic
     heldout_questions: int = ranged(400, low=1)  # of the clinic
@@ -137,7 +139,7 @@ class LabelConfig:
     per_level: int = ranged(0, low=0)  # questions per level in the subset; 0: the size of the smallest level
     up_to: int = ranged(0, low=0)  # hardest level of the subset, L1..Ln; 0: every level
     mixture: dict[str, int] = field(default_factory=dict)  # for subset=mixture: questions of each data set
-    fill: Fill = "error"  # what to do where a level holds fewer than per_level
+    fill: Fill = "error"  # what to do if a level has fewer than per_level
     questions: str = ""  # file to label; empty: data.train
 
 
@@ -165,7 +167,9 @@ class RolloutConfig:
     request_timeout_s: float = ranged(1800.0, low=1)  # of one request, which may hold a whole batch
     retries: int = ranged(3, low=0)
     log_stats: bool = True  # vLLM's statistics in its log and at /metrics; a fifth of the HTTP process's work
-    check_every_refit: bool = True  # compare a few log-probs with the trainer's after every refit; else the first only
+    check_every_refit: bool = (
+        True  # compare a few log-probs with the trainer's after every refit; otherwise only after the first
+    )
     extra_args: list[str] = field(default_factory=list)  # passed to vLLM as they are
 
     @property
@@ -182,7 +186,7 @@ class RewardConfig:
     port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
     api_key: str = ""  # optional bearer token
     protocol: Protocol = "boxed"
-    max_batch: int = ranged(4096, low=1)  # items a request
+    max_batch: int = ranged(4096, low=1)  # items per request
     max_response_chars: int = ranged(200_000, low=1)
     request_timeout_s: float = ranged(30.0, low=0.1)
     retries: int = ranged(3, low=0)
@@ -192,7 +196,7 @@ class RewardConfig:
 class GrpoConfig:
     """The method. Formulas are in grpo/advantages.py and grpo/loss.py."""
 
-    steps: int = ranged(75, low=1)  # at 256 questions a step one pass over AlphaMed19K
+    steps: int = ranged(75, low=1)  # at 256 questions per step one pass over AlphaMed19K
     questions_per_step: int = ranged(256, low=1)
     samples_per_question: int = ranged(8, low=2)  # group size
     advantage: Advantage = "group_std"
@@ -206,10 +210,12 @@ class GrpoConfig:
     kl_coef: float = ranged(0.0, low=0)
     kl_estimator: KlEstimator = "k3"
     entropy_coef: float = 0.0
-    updates_per_batch: int = ranged(1, low=1)  # mini-batches of a rollout batch
-    epochs: int = ranged(1, low=1)  # passes over a rollout batch
+    updates_per_batch: int = ranged(1, low=1)  # mini-batches per rollout batch
+    epochs: int = ranged(1, low=1)  # passes over each rollout batch
     tokens_per_microbatch: int = ranged(4096, low=1)  # packed tokens; every micro-batch is padded to this
-    share_prompts: bool | None = None  # compute a prompt once for its samples; null: with the local layers, which can
+    share_prompts: bool | None = (
+        None  # compute a prompt once for all its samples; null: if the layers support it (the local ones do)
+    )
     questions: str = ""  # training file; empty: <run>/data/subset.jsonl
     max_token_mult_prob_error: float = ranged(1.05, low=1)  # mean exp|rollout − trainer|; above it the run stops
     max_logprob_difference: float = ranged(0.0, low=0)  # largest |rollout − trainer| allowed; 0: not gated
@@ -222,9 +228,9 @@ class GrpoConfig:
     overlong_penalty_tokens: int = 0  # length of the soft-penalty zone before max_new_tokens (DAPO); 0: off
     mask_truncated: bool = False
     curriculum: Curriculum = "none"
-    staleness: int = ranged(0, low=0)  # steps that a rollout may be older than the weights it trains
+    staleness: int = ranged(0, low=0)  # number of steps by which a rollout may be older than the weights it trains
     save_every: int = ranged(10, low=1)
-    keep_checkpoints: int = ranged(3, low=1)  # the newest so many, and the one with the highest reward
+    keep_checkpoints: int = ranged(3, low=1)  # number of newest ones kept, besides the one with the highest reward
     samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
 
     @property

@@ -17,7 +17,7 @@ class RunRecord:
     Args:
         folder: the run folder.
         decode: token ids to text, special tokens included, so that samples show each prompt as it was sent.
-        samples_kept: responses a step that go into the samples file, whole groups first to last.
+        samples_kept: responses per step that go into the samples file, whole groups first to last.
         devices: ranks plus rollout devices, for throughput per device.
         loggers: each gets (metrics, step).
     """

@@ -94,7 +94,7 @@ class RolloutPlane:
             if recoveries == MAX_RECOVERIES:
                 reason = f"given up after {recoveries} recoveries: {problem.reason}"
                 raise RolloutError(f"refit to version {version}: {reason}")
-            log.warning("refit to version %d: the server was lost; once more: %s", version, problem.reason)
+            log.warning("refit to version %d: the server was lost; trying again: %s", version, problem.reason)
         self.checked = True
 
     def _sample(self, step: int) -> Collected | Lost:

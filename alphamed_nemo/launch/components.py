@@ -36,7 +36,7 @@ class Component:
         ready_within_s: limit for becoming ready.
         grace_s: time between SIGTERM and SIGKILL.
         restarts: how often it may be started again after it ended, or hung, once it had been ready.
-        silent_within_s: without an answer for so long, it hangs.
+        silent_within_s: a component without an answer for this many seconds counts as hanging.
     """
 
     name: str

@@ -36,7 +36,7 @@ def run_lines(plan: Plan) -> Iterator[str]:
         f"{max(0, engine.cache_tokens):,} tokens and {engine.concurrent} responses at once"
     )
     yield (
-        f"{load.samples:,} samples a step, {load.tokens / load.samples:,.0f} tokens each; longest response "
+        f"{load.samples:,} samples per step, {load.tokens / load.samples:,.0f} tokens each; longest response "
         f"{max(load.responses):,}"
     )
     if passes := count_passes(cfg):

@@ -132,10 +132,15 @@ def tiles(run: RunData) -> list[Tile]:
     ):
         _, values = run.series(metric)
         if values:
-            found.append(Tile(name, form.format(values[-1]), f"at the first step {form.format(values[0])}"))
-    _, gaps = run.series("logprob_difference_max")
-    if gaps:
-        found.append(Tile("Largest log-prob gap", number(max(gaps)), "nats, trainer to rollout engine"))
+            note = f"{form.format(values[0])} at the first step"
+            if metric == "effective_query_ratio":
+                note += "; expected to fall as questions are learned"
+            found.append(Tile(name, form.format(values[-1]), note))
+    _, errors = run.series("token_mult_prob_error")
+    if errors:
+        limit = run.config.get("grpo", {}).get("max_token_mult_prob_error") or 0
+        note = "largest between trainer and rollout engine" + (f"; limit {number(limit - 1)}" if limit > 1 else "")
+        found.append(Tile("Mismatch", number(max(0.0, *(error - 1 for error in errors))), note))
     return found
 
 

@@ -27,7 +27,7 @@ class Labelled:
         level: 1 is the easiest.
         tokens: length of the question alone, or None.
         correct: right answers of the base model, or None.
-        samples: out of so many, or None.
+        samples: number of samples that were graded, or None.
     """
 
     dataset: str
@@ -47,7 +47,7 @@ class Evaluation:
         n: questions, or None where the file does not say.
         interval: 95% interval of the accuracy, or None.
         unanswered: share of responses without an answer, or None.
-        mean_length: tokens a response, or None.
+        mean_length: tokens per response, or None.
         reasoned: share of responses that reason before they answer, or None.
         forced: the responses were made to begin with a reasoning prefix.
         model: what was asked.
@@ -101,7 +101,7 @@ class RunData:
 
     Attributes:
         name: the folder's name.
-        metrics: rows of metrics.jsonl in order of steps, one a step.
+        metrics: rows of metrics.jsonl in order of steps, one per step.
         evaluations: the base model first, then the base made to reason, then the rest by name, the trained model last.
         labelled: the questions that have a difficulty level.
         samples: step -> rows of samples/step_<n>.jsonl, the first and the last step only.
@@ -197,7 +197,7 @@ def read_json_lines(path: Path) -> list[dict]:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """One row a step; where a resumed run wrote a step again, the later row."""
+    """One row per step; where a resumed run wrote a step again, the later row."""
     by_step = {row["step"]: row for row in read_json_lines(path)}
     return [by_step[step] for step in sorted(by_step)]
 

@@ -38,7 +38,13 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
+    """A share as a percentage, to three digits: what is not zero never reads as 0%."""
+    return f"{number(100 * value)}%"
+
+
+def decade(power: int) -> str:
+    """A power of ten on a logarithmic axis, written alike for all of them: 10⁻⁵."""
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

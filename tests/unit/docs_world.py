@@ -30,6 +30,7 @@ PLACEHOLDERS = {
     "<base>": REAL,
     "export.checkpoint=<folder>": "export.checkpoint=runs/my_run/checkpoints/step_20",
     "<folder>": REAL,
+    "<this repository>": Path(__file__).resolve().parents[2].as_posix(),
     "evaluate.responses=<file>": "evaluate.responses=responses.jsonl",
     "<file>": "train.jsonl",
     "<run>": "runs/my_run",

@@ -94,9 +94,18 @@ def cover(command: Command, asked: list[str], world: Path, monkeypatch: pytest.M
         return "run"
     if program == "cp":
         return cover_site(rest[0])
+    if program == "git":  # git clone HERE FOLDER && cd FOLDER: the recipes' entry is there
+        if not (ROOT / ".git").exists():
+            return "not run: this copy of the project is no repository"
+        subprocess.run(["bash", "-euc", " ".join(map(shell_word, asked)) + " && test -x run"], check=True)
+        return "run"
     if program in ("docker", "enroot"):
         return cover_image(asked)
     pytest.fail(f"{command.place}: nothing covers {command.text!r}")
+
+
+def shell_word(word: str) -> str:
+    return word if word == "&&" else shlex.quote(word)
 
 
 def cover_run(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
