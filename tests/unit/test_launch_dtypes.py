@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -104,7 +104,7 @@ def test_a_recipe_settles_it_before_it_does_anything(cfg: Config):
 
     from omegaconf import OmegaConf
 
-    guarded(main, OmegaConf.structured(cfg), on_gpus=lambda: True)
+    guarded(main, OmegaConf.create(asdict(cfg)), on_gpus=lambda: True)
     kept = load_config(RunFolder.of(cfg).config)
     assert (kept.model.dtype, kept.rollout.dtype) == ("bfloat16", "bfloat16")
 
