@@ -15,6 +15,7 @@ from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
+from alphamed_nemo.rewards.functions import check_functions
 from alphamed_nemo.rollout.vllm_command import resolve_transfer
 from alphamed_nemo.weight_files import check_model, check_served
 
@@ -31,6 +32,7 @@ def check_run(cfg: Config) -> dict[str, Any]:
         ValueError: names the key, what was found, what was expected, and what to do.
     """
     check_training_values(cfg)
+    check_functions(cfg.reward)
     check_loggers(cfg)
     check_devices(cfg)
     model = check_model_folder(cfg.model.path, "model.path")

@@ -182,10 +182,17 @@ class RewardConfig:
     port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
     api_key: str = ""  # optional bearer token
     protocol: Protocol = "boxed"
+    functions: list[str] = field(default_factory=list)  # correct, file.py:function (docs/extending.md); empty: correct
+    weights: list[float] = field(default_factory=list)  # of the functions, in their order; empty: 1 each
     max_batch: int = ranged(4096, low=1)  # items a request
     max_response_chars: int = ranged(200_000, low=1)
     request_timeout_s: float = ranged(30.0, low=0.1)
     retries: int = ranged(3, low=0)
+
+    @property
+    def weighted(self) -> dict[str, float]:
+        """Weight by function, in their order, once `rewards/functions.py: check_functions` has accepted both lists."""
+        return dict(zip(self.functions, self.weights or [1.0] * len(self.functions), strict=True))
 
 
 @dataclass
