@@ -1,8 +1,8 @@
 """A user's own functions and classes, named in settings as `folder/file.py:name` or `package.module:name`.
 
-`find` says before any process starts whether a name can be right, and runs none of the user's code: it reads the source.
-`load` imports it, in the process that calls it. A file is relative to the project's root; a module is one that Python
-can import.
+`find` says before any process starts whether a name can be right; it reads the source and runs none of it. `load`
+imports it, in the process that calls it. A file is relative to the project's root; a module is one that Python can
+import.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def _value(function: _Function, index: int, item: RewardItem) -> tuple[float, di
         named[name] = _number(part, f"{where}: {name}")
     if not named:
         raise FunctionFailed(f"{where} returned no part")
-    return _number(math.fsum(named.values()), where), named
+    return _number(sum(named.values()), where), named
 
 
 def _number(found: Any, where: str) -> float:

@@ -143,8 +143,8 @@ class RewardClient:
             if given != self._parts:
                 self.failures += 1
                 raise RewardError(
-                    f"{self.url}: the reward server has the functions {_listed(given)}, this run {_listed(self._parts)} "
-                    "(reward.functions); start it with the same"
+                    f"{self.url}: the reward server has the functions {_listed(given)}, this run "
+                    f"{_listed(self._parts)} (reward.functions); start it with the same"
                 )
 
 

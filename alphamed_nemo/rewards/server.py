@@ -37,8 +37,8 @@ from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.rewards.connections import PatientProtocol
 from alphamed_nemo.rewards.counters import ServerMetrics
-from alphamed_nemo.rewards.request import Refused, parse_items
 from alphamed_nemo.rewards.functions import FunctionFailed, RewardFunctions, check_functions
+from alphamed_nemo.rewards.request import Refused, parse_items
 from alphamed_nemo.rewards.rule import score_all
 
 log = logging.getLogger(__name__)
