@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from alphamed_nemo import devices
+from alphamed_nemo import devices, user_code
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.config.limits import check_training_values
@@ -33,6 +33,8 @@ def check_run(cfg: Config) -> dict[str, Any]:
     """
     check_training_values(cfg)
     check_functions(cfg.reward)
+    if cfg.grpo.has_own_loss:
+        user_code.find(cfg.grpo.loss, "grpo.loss", ("tokens", "cfg"))
     check_loggers(cfg)
     check_devices(cfg)
     model = check_model_folder(cfg.model.path, "model.path")

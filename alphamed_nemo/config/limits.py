@@ -36,8 +36,8 @@ def _check_value(key: str, found: Any, hint: Any, metadata: Mapping[str, Any]) -
         for each in found:
             _check_value(key, each, get_args(hint)[0], metadata)
     elif get_origin(hint) is Literal:
-        if found not in get_args(hint):
-            expected = ", ".join(filter(None, get_args(hint)))
+        if found not in get_args(hint) and not ("own" in metadata and ":" in found):
+            expected = ", ".join(filter(None, (*get_args(hint), metadata.get("own"))))
             near = difflib.get_close_matches(str(found), get_args(hint), n=1)
             hint_at = f"; the nearest is {near[0]}" if near else ""
             raise ValueError(f"{key}: found {found!r}, expected one of {expected}{hint_at}")

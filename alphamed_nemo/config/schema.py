@@ -204,7 +204,7 @@ class GrpoConfig:
     samples_per_question: int = ranged(8, low=2)  # group size
     advantage: Advantage = "group_std"
     advantage_eps: float = ranged(1e-6, low=0)
-    loss: Loss = "clip"
+    loss: Loss = field(default="clip", metadata={"own": "file.py:function"})  # one of your own: docs/extending.md
     aggregation: Aggregation = "token_mean"
     constant_length: int = 0  # tokens, for aggregation=constant_length
     clip_low: float = ranged(0.2, low=0, high=1)
@@ -233,6 +233,11 @@ class GrpoConfig:
     save_every: int = ranged(10, low=1)
     keep_checkpoints: int = ranged(3, low=1)  # the newest so many, and the one with the highest reward
     samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss` names a function of the user's own."""
+        return ":" in self.loss
 
     @property
     def needs_old_logprobs(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alphamed_nemo.export.training_record import TrainingRecord
+from alphamed_nemo.user_code import is_place, name_of
 
 
 def training_rows(record: TrainingRecord) -> list[tuple[str, str]]:
@@ -46,7 +47,11 @@ def _reward(record: TrainingRecord) -> str:
 
 def _loss(record: TrainingRecord) -> str:
     low, high = record["grpo.clip_low"], record["grpo.clip_high"]
-    text = f"`{record['grpo.loss']}`, ratio clipped at 1 − {low} and 1 + {high}"
+    text = f"`{record['grpo.loss']}`"
+    if is_place(record["grpo.loss"]):
+        text = f"`{name_of(record['grpo.loss'])}`, a function of this run's own"
+    else:
+        text += f", ratio clipped at 1 − {low} and 1 + {high}"
     text += f", dual clip {record['grpo.dual_clip']}" if record["grpo.dual_clip"] else ""
     text += f", entropy bonus {record['grpo.entropy_coef']}" if record["grpo.entropy_coef"] else ""
     return f"{text}; aggregation `{record['grpo.aggregation']}`"
