@@ -64,6 +64,7 @@ class ModelConfig:
     """The base model and the precision that it is trained in."""
 
     path: str = ""  # a Hugging Face folder with safetensors and tokenizer
+    families: list[str] = field(default_factory=list)  # rows of your own, file.py:NAME: docs/extending.md
     dtype: Dtype = "auto"  # auto: what the machine computes fastest in (cli/dtypes.py)
     max_length: int = ranged(0, low=0)  # tokens; 0: data.max_prompt_tokens and the longest response together
     spec: Spec = "auto"  # auto: Transformer Engine on GPUs, Megatron's local layers elsewhere
