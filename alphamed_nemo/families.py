@@ -1,8 +1,9 @@
 """Model families that Megatron builds exactly as transformers does, and what a config.json makes of one.
 
-A family is one row of `FAMILIES`; `model.families` adds rows of the user's own. Everything here is decided from the plain contents of config.json, before any process
-starts and without torch: what is refused, the defaults that transformers takes where a key is missing, the size of a
-head, whether the embeddings are tied, and the tensors that the model has.
+A family is one row of `FAMILIES`; `model.families` adds rows of the user's own. Everything here is decided from the
+plain contents of config.json, before any process starts and without torch: what is refused, the defaults that
+transformers takes where a key is missing, the size of a head, whether the embeddings are tied, and the tensors that the
+model has.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Family:
         key_value_heads: where config.json has no such key; None: as many as query heads.
         head_dim: likewise; None: hidden size / query heads.
         fixed: keys that may have one value only, which is also transformers' default unless `stated` has the key.
-        stated: keys of `fixed` that config.json must have, since transformers takes another value where they are missing.
+        stated: keys of `fixed` that config.json must have, since transformers takes another value without them.
     """
 
     qkv_bias: bool

@@ -1,7 +1,7 @@
-"""A data set of one's own: question sheets with the options in columns and the key as a number from 1.
+r"""A data set of one's own: question sheets with the options in columns and the key as a number from 1.
 
-    ./run prepare_data data.source=sources \
-        '+sources.train.sheets={set: "examples/exam_sheets.py:ExamSheets", path: examples/exam_sheets.csv}'
+    ./run prepare_data data.source=sources +sources.train.sheets.set=examples/exam_sheets.py:ExamSheets \
+        +sources.train.sheets.path=examples/exam_sheets.csv
 
 A loader says which columns tell its schema, and how one row becomes a question. Files and the hub are read for it, rows
 that make no question are set aside with their reason, and deduplication, decontamination and statistics follow.

@@ -1,7 +1,7 @@
-"""A format reward: 1 for a response that reasons and then ends with one boxed answer, part by part.
+r"""A format reward: 1 for a response that reasons and then ends with one boxed answer, part by part.
 
-    ./run train_grpo experiment=tiny 'reward.functions=[correct,examples/format_reward.py:format_reward]' \\
-        'reward.weights=[1.0,0.2]'
+    ./run train_grpo experiment=tiny reward.functions=[correct,examples/format_reward.py:format_reward] \
+        reward.weights=[1.0,0.2]
 
 The paper rewards no format; this is for those who want to see what it changes. metrics.jsonl gets `reward/correct`,
 `reward/format_reward` and its parts `reward/format_reward/reasons` and `reward/format_reward/one_box`.

@@ -1,7 +1,7 @@
-"""A length reward: the shorter of two right answers is worth more. A wrong one gets nothing, however short.
+r"""A length reward: the shorter of two right answers is worth more. A wrong one gets nothing, however short.
 
-    ./run train_grpo experiment=tiny 'reward.functions=[correct,examples/length_reward.py:length_reward]' \\
-        'reward.weights=[1.0,0.1]'
+    ./run train_grpo experiment=tiny reward.functions=[correct,examples/length_reward.py:length_reward] \
+        reward.weights=[1.0,0.1]
 
 A question may say how long its answer should be, as `words` in its metadata.
 """
