@@ -32,9 +32,7 @@ def check_run(cfg: Config) -> dict[str, Any]:
         ValueError: names the key, what was found, what was expected, and what to do.
     """
     check_training_values(cfg)
-    check_functions(cfg.reward)
-    if cfg.grpo.has_own_loss:
-        user_code.find(cfg.grpo.loss, "grpo.loss", ("tokens", "cfg"))
+    check_own_code(cfg)
     check_loggers(cfg)
     check_devices(cfg)
     model = check_model_folder(cfg.model.path, "model.path")
@@ -44,6 +42,13 @@ def check_run(cfg: Config) -> dict[str, Any]:
     check_positions(cfg, model)
     check_run_folder(cfg)
     return model
+
+
+def check_own_code(cfg: Config) -> None:
+    """Whether the user's rewards and loss are where the settings say. Runs none of them."""
+    check_functions(cfg.reward)
+    if cfg.grpo.has_own_loss:
+        user_code.find(cfg.grpo.loss, "grpo.loss", ("tokens", "cfg"))
 
 
 def check_loggers(cfg: Config) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 from alphamed_nemo import user_code
 from alphamed_nemo.config import RewardConfig
+from alphamed_nemo.config.limits import check_weights
 from alphamed_nemo.rewards.rule import score_all
 from alphamed_nemo.rewards.score import RewardItem, Score
 
@@ -57,16 +58,10 @@ def check_functions(cfg: RewardConfig) -> None:
     """What can be known to be wrong without running any of it.
 
     Raises:
-        ValueError: weights that are not finite, not as many as functions, or all zero; an unknown file, module or
-            function; an argument that no function gets; two functions of one name.
+        ValueError: weights that cannot be, an unknown file, module or function, an argument that no function gets, or
+            two functions of one name.
     """
-    if cfg.weights and len(cfg.weights) != len(cfg.functions):
-        raise ValueError(f"reward.weights: found {len(cfg.weights)} for {len(cfg.functions)} reward.functions")
-    for weight in cfg.weights:
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ValueError(f"reward.weights: found {weight!r}, expected finite numbers")
-    if cfg.weights and not any(cfg.weights):
-        raise ValueError("reward.weights: all are 0, so every reward would be; give one function another")
+    check_weights(cfg)
     seen: dict[str, str] = {}
     for place in cfg.functions:
         name = part_of(place)
@@ -97,7 +92,10 @@ class _Function:
             raise ValueError(f"{KEY}: {place} is a {type(call).__name__}, expected a function")
         if inspect.iscoroutinefunction(call):
             raise ValueError(f"{KEY}: {place} is async; expected a plain function")
-        parameters = inspect.signature(call).parameters.values()
+        try:
+            parameters = inspect.signature(call).parameters.values()
+        except ValueError as error:  # some of those that are built in
+            raise ValueError(f"{KEY}: {place}: {error}; wrap it in a function of your own") from error
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return cls(part_of(place), weight, call, frozenset(ARGUMENTS))
         named = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL}
