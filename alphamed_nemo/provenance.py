@@ -33,7 +33,7 @@ _PUBLIC: dict[str, tuple[str, ...] | None] = {  # group of settings → those th
     "data": _ALL,
     "label": _ALL,
     "rollout": ("dtype", "quantization", "tensor", "engines", "temperature", "top_p", "max_new_tokens"),
-    "reward": ("protocol", "max_response_chars"),
+    "reward": ("protocol", "functions", "weights", "max_response_chars"),
     "grpo": _ALL,
     "sources": _ALL,
 }

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from alphamed_nemo import devices
+from alphamed_nemo import devices, user_code
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.config.limits import check_training_values
@@ -15,6 +15,7 @@ from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
+from alphamed_nemo.rewards.functions import check_functions
 from alphamed_nemo.rollout.vllm_command import resolve_transfer
 from alphamed_nemo.weight_files import check_model, check_served
 
@@ -31,6 +32,7 @@ def check_run(cfg: Config) -> dict[str, Any]:
         ValueError: names the key, what was found, what was expected, and what to do.
     """
     check_training_values(cfg)
+    check_own_code(cfg)
     check_loggers(cfg)
     check_devices(cfg)
     model = check_model_folder(cfg.model.path, "model.path")
@@ -40,6 +42,13 @@ def check_run(cfg: Config) -> dict[str, Any]:
     check_positions(cfg, model)
     check_run_folder(cfg)
     return model
+
+
+def check_own_code(cfg: Config) -> None:
+    """Whether the user's rewards and loss are where the settings say. Runs none of them."""
+    check_functions(cfg.reward)
+    if cfg.grpo.has_own_loss:
+        user_code.find(cfg.grpo.loss, "grpo.loss", ("tokens", "cfg"))
 
 
 def check_loggers(cfg: Config) -> None:

@@ -162,7 +162,8 @@ def step_text(metrics: Mapping[str, float]) -> str:
         metrics = {**metrics, "mismatch": ratio - 1}  # of vLLM's and Megatron's probabilities, relative
     parts = []
     for key, form in (
-        ("reward/mean", "reward {:.2f}"),
+        ("reward/mean", "reward {:.2f}"),  # with reward.functions their weighted sum, and the next one is there
+        ("reward/correct", "correct {:.0%}"),
         ("effective_query_ratio", "effective {:.0%}"),
         ("response_length/mean", "length {:.0f}"),
         ("mismatch", "mismatch {:.1e}"),

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from alphamed_nemo import families
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.config import Config
@@ -94,6 +95,7 @@ def guarded(main: Callable[[Config], None], composed, on_gpus: Callable[[], bool
         values.pop("hydra", None)
         cfg = to_config(values)
         check_values(cfg)
+        families.register(cfg.model.families)
         fill_derived(cfg)
         if on_gpus:
             settle_dtypes(cfg, cuda=on_gpus())

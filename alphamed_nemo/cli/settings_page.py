@@ -68,7 +68,8 @@ def _allowed(hint: Any, metadata: Mapping[str, Any]) -> str:
     if get_origin(hint) is dict:
         return "group"
     if get_origin(hint) is Literal:
-        return ", ".join(choice or "empty" for choice in get_args(hint))
+        choices = ", ".join(choice or "empty" for choice in get_args(hint))
+        return f"{choices}, `{metadata['own']}`" if "own" in metadata else choices
     kind = {bool: "true, false", str: "text", int: "integer", float: "number"}[hint]
     if "low" not in metadata:
         return kind

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any, Literal, get_args, get_origin
 
 from alphamed_nemo.config.files import known_settings
-from alphamed_nemo.config.schema import Config
+from alphamed_nemo.config.schema import Config, RewardConfig
 
 
 def check_values(cfg: Config) -> None:
@@ -26,8 +26,25 @@ def check_values(cfg: Config) -> None:
         raise ValueError(
             f"data.template_date: found {cfg.data.template_date!r}, expected a date such as 2024-07-26"
         ) from error
+    check_weights(cfg.reward)
     if not cfg.run.name or cfg.run.name in (".", "..") or "/" in cfg.run.name:
         raise ValueError(f"run.name: found {cfg.run.name!r}, expected the name of a folder inside run.dir")
+
+
+def check_weights(reward: RewardConfig) -> None:
+    """The weights of `reward.functions`.
+
+    Raises:
+        ValueError: they are not finite, not as many as the functions, or all zero.
+    """
+    functions, weights = len(reward.functions), len(reward.weights)
+    if weights and weights != functions:
+        raise ValueError(f"reward.weights: found {weights} for {functions} reward.functions, expected one for each")
+    for weight in reward.weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"reward.weights: found {weight!r}, expected finite numbers")
+    if reward.weights and not any(reward.weights):
+        raise ValueError("reward.weights: all are 0, so every reward would be; give one function another")
 
 
 def _check_value(key: str, found: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
@@ -36,8 +53,8 @@ def _check_value(key: str, found: Any, hint: Any, metadata: Mapping[str, Any]) -
         for each in found:
             _check_value(key, each, get_args(hint)[0], metadata)
     elif get_origin(hint) is Literal:
-        if found not in get_args(hint):
-            expected = ", ".join(filter(None, get_args(hint)))
+        if found not in get_args(hint) and not ("own" in metadata and ":" in found):
+            expected = ", ".join(filter(None, (*get_args(hint), metadata.get("own"))))
             near = difflib.get_close_matches(str(found), get_args(hint), n=1)
             hint_at = f"; the nearest is {near[0]}" if near else ""
             raise ValueError(f"{key}: found {found!r}, expected one of {expected}{hint_at}")

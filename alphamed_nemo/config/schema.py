@@ -66,6 +66,7 @@ class ModelConfig:
     """The base model and the precision that it is trained in."""
 
     path: str = ""  # a Hugging Face folder with safetensors and tokenizer
+    families: list[str] = field(default_factory=list)  # rows of your own, file.py:NAME: docs/extending.md
     dtype: Dtype = "auto"  # auto: what the machine computes fastest in (cli/dtypes.py)
     max_length: int = ranged(0, low=0)  # tokens; 0: data.max_prompt_tokens and the longest response together
     spec: Spec = "auto"  # auto: Transformer Engine on GPUs, Megatron's local layers elsewhere
@@ -186,10 +187,17 @@ class RewardConfig:
     port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
     api_key: str = ""  # optional bearer token
     protocol: Protocol = "boxed"
+    functions: list[str] = field(default_factory=list)  # correct, file.py:function (docs/extending.md); empty: correct
+    weights: list[float] = field(default_factory=list)  # of the functions, in their order; empty: 1 each
     max_batch: int = ranged(4096, low=1)  # items per request
     max_response_chars: int = ranged(200_000, low=1)
     request_timeout_s: float = ranged(30.0, low=0.1)
     retries: int = ranged(3, low=0)
+
+    @property
+    def weighted(self) -> dict[str, float]:
+        """Weight by function, in their order, once `rewards/functions.py: check_functions` has accepted both lists."""
+        return dict(zip(self.functions, self.weights or [1.0] * len(self.functions), strict=True))
 
 
 @dataclass
@@ -201,7 +209,7 @@ class GrpoConfig:
     samples_per_question: int = ranged(8, low=2)  # group size
     advantage: Advantage = "group_std"
     advantage_eps: float = ranged(1e-6, low=0)
-    loss: Loss = "clip"
+    loss: Loss = field(default="clip", metadata={"own": "file.py:function"})  # one of your own: docs/extending.md
     aggregation: Aggregation = "token_mean"
     constant_length: int = 0  # tokens, for aggregation=constant_length
     clip_low: float = ranged(0.2, low=0, high=1)
@@ -232,6 +240,11 @@ class GrpoConfig:
     save_every: int = ranged(10, low=1)
     keep_checkpoints: int = ranged(3, low=1)  # number of newest ones kept, besides the one with the highest reward
     samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss` names a function of the user's own."""
+        return ":" in self.loss
 
     @property
     def needs_old_logprobs(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 class SourceConfig:
     """One data set. Its key in `SourcesConfig.train` or `.evaluation` is the name its questions carry."""
 
-    set: str = ""  # loader: see alphamed_nemo.data.sources.LOADERS; empty: the key itself
+    set: str = ""  # loader: alphamed_nemo.data.sources.LOADERS, or your own file.py:Class; empty: the key itself
     path: str = ""  # the authors' file, or a folder of such files; empty: read from the hub
     hub: str = ""  # hub repository, or a local folder laid out like one; empty: the loader's own
     subset: str = ""  # hub configuration (`pqa_labeled`, `gpqa_main`); empty: the loader's own

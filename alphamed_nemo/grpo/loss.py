@@ -9,6 +9,7 @@ With r_t = exp(logp_t − old_t), A_t the advantage, c_t the correction weight a
     dual clip   where A_t < 0, policy_t is at most dual_clip · |A_t|                                   [3]
     gspo        as clip, with r_t replaced by exp(mean over the sequence of (logp − old))              [4]
     cispo       policy_t = −sg(clip(r_t, 1 − low, 1 + high)) A_t logp_t, sg: no gradient               [5] eq. 4
+    file.py:f   policy_t of a function of the user's own, with this file's `policy_loss` as its form
 
 [1] GRPO, https://arxiv.org/abs/2402.03300      [2] DAPO, https://arxiv.org/abs/2503.14476
 [3] dual-clip PPO, https://arxiv.org/abs/1912.09729      [4] GSPO, https://arxiv.org/abs/2507.18071
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alphamed_nemo import user_code
 from alphamed_nemo.config import GrpoConfig
 from alphamed_nemo.grpo.aggregation import BatchTotals, sum_by_sequence, token_weights
 from alphamed_nemo.grpo.correction import correction_weights
@@ -80,6 +82,8 @@ class GrpoLoss:
 
 def policy_loss(tokens: ResponseTokens, cfg: GrpoConfig) -> tuple[Tensor, Tensor]:
     """Policy term of each token and the (unclipped) ratio that it used, both [N]."""
+    if cfg.has_own_loss:
+        return own_policy_loss(tokens, cfg)
     log_ratio = tokens.logprobs - tokens.old
     if cfg.loss == "gspo":
         means = sum_by_sequence(log_ratio, tokens.sequence, len(tokens.lengths)) / tokens.lengths.clamp(min=1)
@@ -94,3 +98,24 @@ def policy_loss(tokens: ResponseTokens, cfg: GrpoConfig) -> tuple[Tensor, Tensor
         ceiling = -cfg.dual_clip * tokens.advantages
         loss = torch.where(tokens.advantages < 0, torch.minimum(loss, ceiling), loss)
     return loss, ratio
+
+
+def own_policy_loss(tokens: ResponseTokens, cfg: GrpoConfig) -> tuple[Tensor, Tensor]:
+    """The same by the user's function: `function(tokens=..., cfg=...)` → policy term and ratio, both [N].
+
+    Raises:
+        ValueError: the function cannot be loaded, or returns something else.
+    """
+    found = user_code.load(cfg.loss, "grpo.loss")(tokens=tokens, cfg=cfg)
+    expected = tokens.logprobs.shape
+    if not isinstance(found, tuple) or len(found) != 2 or not all(isinstance(part, Tensor) for part in found):
+        raise ValueError(f"grpo.loss: {cfg.loss} returned {type(found).__name__}, expected (policy term, ratio)")
+    for name, part in zip(("policy term", "ratio"), found, strict=True):
+        if part.shape != expected:
+            raise ValueError(
+                f"grpo.loss: {cfg.loss} returned a {name} of shape {tuple(part.shape)}, expected {tuple(expected)}: "
+                "one number for each response token; grpo.aggregation makes the mean"
+            )
+    if torch.is_grad_enabled() and not found[0].requires_grad:
+        raise ValueError(f"grpo.loss: {cfg.loss} returned a policy term without a gradient; make it of tokens.logprobs")
+    return found

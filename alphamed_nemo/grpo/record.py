@@ -77,6 +77,7 @@ class RunRecord:
                     "response": rollout.text,
                     "extracted": score.answer,
                     "reward": score.reward,
+                    **({"parts": score.parts} if score.parts else {}),
                     "truncated": rollout.truncated,
                     "length": len(rollout.response_ids),
                 }

@@ -85,10 +85,11 @@ def trained_on(groups: list[Group], cfg: GrpoConfig) -> list[TrainSequence]:
     """The responses that a forward and a backward pass are spent on, in order.
 
     A response with advantage 0 (all of its group are right, or all wrong) has no gradient, so it is left out unless a
-    KL or an entropy term gives it one; the loss is still divided by the counts of the whole mini-batch. Where nothing
-    is left, the shortest response goes with advantage 0: the optimizer's momentum and schedule move on as they would.
+    KL or an entropy term, or a loss of the user's own, may give it one; the loss is still divided by the counts of the
+    whole mini-batch. Where nothing is left, the shortest response goes with advantage 0: the optimizer's momentum and
+    schedule move on as they would.
     """
-    if cfg.kl_coef or cfg.entropy_coef:
+    if cfg.kl_coef or cfg.entropy_coef or cfg.has_own_loss:
         kept = sequences_of(groups)
     else:
         kept = [sequence for sequence in sequences_of(groups) if sequence.advantage]

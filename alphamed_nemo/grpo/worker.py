@@ -9,6 +9,7 @@ import sys
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from alphamed_nemo import families
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config
 from alphamed_nemo.config.run_folder import RunFolder
@@ -35,6 +36,7 @@ def main(config_path: str) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {os.environ.get('RANK', 0)} %(message)s")
     stop = StopFlag()
     cfg = load_config(config_path)
+    families.register(cfg.model.families)
     initialize(cfg.parallel, cfg.run.seed)
     exchange = Exchange()
     updates = cfg.grpo.steps * cfg.grpo.updates_per_batch * cfg.grpo.epochs

@@ -73,6 +73,7 @@ def reward_server(cfg: Config) -> Component:
     argv = [sys.executable, "-m", "alphamed_nemo.rewards.server", "--host", cfg.reward.host, "--port", str(port)]
     argv += ["--protocol", cfg.reward.protocol, "--max-batch", str(cfg.reward.max_batch)]
     argv += ["--max-response-chars", str(cfg.reward.max_response_chars)]
+    argv += [f"--function={name}={weight!r}" for name, weight in cfg.reward.weighted.items()]
     env = {"ALPHAMED_REWARD_API_KEY": cfg.reward.api_key}
     return server("reward", argv, env, cfg.reward.url, cfg)
 

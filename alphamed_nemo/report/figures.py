@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from alphamed_nemo.data.difficulty import expected_effective
-from alphamed_nemo.report.run_data import Evaluation, RunData
+from alphamed_nemo.report.run_data import CORRECT, Evaluation, RunData
 from alphamed_nemo.report.scale import number, percent
 from alphamed_nemo.report.svg import Series, bars, histogram, intervals, line_chart, stacked_bars
 
 BINS = (1, 2, 5, 10, 25, 50, 100, 250)  # tokens
 LEVELS_SHOWN = 8
+PARTS_SHOWN = 8  # as many as there are colours
 WINDOWS = 6
 TIMINGS = ("generation", "reward", "old_logprobs", "training", "refit", "checkpoint")
 
@@ -40,6 +41,8 @@ def training_figures(run: RunData) -> list[Figure]:
     """The curves of one run."""
     makers = (
         reward,
+        correct_answers,
+        reward_functions,
         effective_queries,
         effective_in_training,
         response_length,
@@ -66,8 +69,24 @@ def lines(run: RunData, title: str, note: str, names: Sequence[tuple[str, str]],
 
 
 def reward(run: RunData) -> Figure | None:
+    if run.weighted:
+        note = "Mean weighted sum of the reward functions; right answers have a chart of their own."
+        return lines(run, "Weighted reward", note, [("reward/mean", "weighted reward")])
     note = "Share of sampled responses whose final answer is correct."
     return lines(run, "Reward", note, [("reward/mean", "reward")], y_range=(0, 1), show=percent)
+
+
+def correct_answers(run: RunData) -> Figure | None:
+    """Where the reward is not this share itself."""
+    note = "Share of sampled responses whose final answer is correct."
+    return lines(run, "Correct answers", note, [(CORRECT, "correct")], y_range=(0, 1), show=percent)
+
+
+def reward_functions(run: RunData) -> Figure | None:
+    """What a user's own functions gave, and the named parts of it."""
+    names = [name for name in run.reward_parts if name != CORRECT]
+    note = "Mean of each reward function, and of the parts that it names, before its weight."
+    return lines(run, "Reward functions", note, [(name, name.removeprefix("reward/")) for name in names[:PARTS_SHOWN]])
 
 
 def effective_queries(run: RunData) -> Figure | None:
@@ -261,16 +280,24 @@ def questions_asked(rows: Sequence[tuple]) -> str:
 
 def compared(runs: Sequence[RunData]) -> list[Figure]:
     """The same curve of several runs in one chart each."""
-    shares = {"y_range": (0, 1), "show": percent}
+    share = {"y_range": (0, 1), "show": percent}
+    right = "Share of sampled responses whose final answer is correct."
+    weighted = any(run.weighted for run in runs)
     wanted = (
-        ("Reward", "reward/mean", "Share of sampled responses whose final answer is correct.", shares),
-        ("Effective queries", "effective_query_ratio", "Share of questions that carry a gradient.", shares),
+        ("Weighted reward", "reward/mean", "Mean weighted sum of the reward functions.", {})
+        if weighted
+        else ("Reward", "reward/mean", right, share),
+        *([("Correct answers", CORRECT, right, share)] if weighted else []),
+        ("Effective queries", "effective_query_ratio", "Share of questions that carry a gradient.", share),
         ("Response length", "response_length/mean", "Mean tokens per response.", {}),
         ("Time of a step", "timing/step", "Seconds per step.", {}),
     )
     figures = []
     for title, metric, note, options in wanted:
-        series = [Series(run.name, *run.series(metric), 1 + i % 8) for i, run in enumerate(runs)]
+        series = [
+            Series(run.name, *run.series(run.right if metric == CORRECT else metric), 1 + i % 8)
+            for i, run in enumerate(runs)
+        ]
         series = [line for line in series if line.x]
         if series:
             legend = [(line.name, line.colour) for line in series]

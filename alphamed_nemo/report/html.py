@@ -21,7 +21,7 @@ from alphamed_nemo.report.figures import (
     question_length,
     training_figures,
 )
-from alphamed_nemo.report.run_data import RunData, read_run
+from alphamed_nemo.report.run_data import CORRECT, RunData, read_run
 from alphamed_nemo.report.scale import duration, number
 
 CARDS = 4  # sample responses shown of the first and of the last step
@@ -113,7 +113,8 @@ def headline(run: RunData) -> str:
         return text + "."
     _, rewards = run.series("reward/mean")
     if rewards:
-        return f"Mean reward went from {rewards[0]:.2f} to {rewards[-1]:.2f} in {steps}."
+        kind = "Mean weighted reward" if run.weighted else "Mean reward"
+        return f"{kind} went from {rewards[0]:.2f} to {rewards[-1]:.2f} in {steps}."
     return f"{len(run.evaluations)} evaluations." if run.evaluations else "Questions labelled by difficulty."
 
 
@@ -126,7 +127,8 @@ def tiles(run: RunData) -> list[Tile]:
             Tile("Accuracy", share(run.trained.accuracy), f"{gain:+.1f} points from {share(run.base.accuracy)}")
         )
     for metric, name, form in (
-        ("reward/mean", "Mean reward", "{:.2f}"),
+        ("reward/mean", "Mean weighted reward" if run.weighted else "Mean reward", "{:.2f}"),
+        (CORRECT, "Correct answers", "{:.0%}"),
         ("effective_query_ratio", "Effective queries", "{:.0%}"),
         ("response_length/mean", "Response length", "{:.0f}"),
     ):
@@ -206,6 +208,11 @@ def differing_settings(runs: list[RunData]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
+def is_right(row: dict) -> bool:
+    """Whether a sample's final answer is the key, whatever its reward."""
+    return row["extracted"] == row["answer"] if {"extracted", "answer"} <= set(row) else bool(row.get("reward"))
+
+
 def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}%"
 
@@ -224,7 +231,7 @@ def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("alphamed_nemo.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"share": share, "response": response_markup, "chart": figure_markup}
+    environment.filters |= {"share": share, "response": response_markup, "chart": figure_markup, "right": is_right}
     return environment
 
 

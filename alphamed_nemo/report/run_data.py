@@ -14,6 +14,7 @@ from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, mcnemar
 
+PARTS, REWARD, CORRECT = "reward/", "reward/mean", "reward/correct"  # metrics
 ROLES = ("base", "forced", "other", "trained")  # their order in tables
 SECRET = re.compile(r"api_key|token$|secret|password", re.IGNORECASE)
 
@@ -116,6 +117,22 @@ class RunData:
     samples: dict[int, list[dict]] = field(default_factory=dict)
     config: dict = field(default_factory=dict)
     summary: dict = field(default_factory=dict)
+
+    @property
+    def reward_parts(self) -> list[str]:
+        """Metrics of the parts of a weighted reward, the rule's among them, in their order."""
+        names = dict.fromkeys(name for row in self.metrics for name in row if name.startswith(PARTS))
+        return [name for name in names if name != REWARD]
+
+    @property
+    def weighted(self) -> bool:
+        """The reward is a weighted sum of functions, not the share of right answers."""
+        return CORRECT in self.reward_parts
+
+    @property
+    def right(self) -> str:
+        """The metric that is the share of right answers."""
+        return CORRECT if self.weighted else REWARD
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, where it was recorded."""

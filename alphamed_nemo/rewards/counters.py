@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from alphamed_nemo.rewards.score import Score
 
 
 class ServerMetrics:
-    """Counters of one server, in a registry of their own."""
+    """Counters of one server, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        weighted: rewards are sums of functions, which may be negative.
+    """
+
+    def __init__(self, weighted: bool = False) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "alphamed_reward_requests", "Requests to /score by status", ["status"], registry=self.registry
         )
         self._items = Counter("alphamed_reward_items", "Scored responses by result", ["result"], registry=self.registry)
-        self._rewards = Counter("alphamed_reward_sum", "Sum of the rewards given", registry=self.registry)
+        if weighted:  # a counter cannot fall
+            self._rewards = Gauge(
+                "alphamed_reward_weighted_sum", "Sum of the weighted rewards given", registry=self.registry
+            )
+        else:
+            self._rewards = Counter("alphamed_reward_sum", "Sum of the rewards given", registry=self.registry)
         self._failures = Counter("alphamed_reward_failures", "Requests refused or failed", registry=self.registry)
         self._seconds = Histogram(
             "alphamed_reward_request_seconds",

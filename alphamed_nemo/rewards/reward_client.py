@@ -6,11 +6,13 @@ import logging
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import msgspec
 
 from alphamed_nemo.config import RewardConfig
+from alphamed_nemo.rewards.functions import RULE, needs_question, part_of
 from alphamed_nemo.rewards.score import RewardError, RewardItem, Score, check_item
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class RewardClient:
         self.cfg = cfg
         self.failures = 0
         self.retried = 0
+        self._asked = needs_question(cfg)
+        self._parts = {RULE, *map(part_of, cfg.functions)} if cfg.functions else set()
         headers = {"Content-Type": "application/json"}
         if cfg.api_key:
             headers["Authorization"] = f"Bearer {cfg.api_key}"
@@ -85,6 +89,8 @@ class RewardClient:
         chars = 0
         for item in items:
             size = len(item.response) + sum(map(len, item.options))
+            if self._asked and item.question is not None:
+                size += len(item.prompt) + len(str(item.question))
             if batch and (len(batch) == self.cfg.max_batch or chars + size > BATCH_CHARS):
                 yield batch
                 batch, chars = [], 0
@@ -94,7 +100,8 @@ class RewardClient:
             yield batch
 
     def _ask(self, batch: list[RewardItem]) -> list[Score]:
-        body = msgspec.json.encode({"items": [_wire(item) for item in batch]})
+        wire = _asked_wire if self._asked else _wire
+        body = msgspec.json.encode({"items": [wire(item) for item in batch]})
         attempts = 1 + self.cfg.retries
         pause = BACK_OFF_S
         for attempt in range(1, attempts + 1):
@@ -125,14 +132,53 @@ class RewardClient:
         if response.status_code != 200:
             self.failures += 1
             raise RewardError(f"{self.url}/score refused the request: {response.status_code} {content[:500]!r}")
-        return _scores(content, count)
+        scores = _scores(content, count)
+        self._check_parts(scores)
+        return scores
+
+    def _check_parts(self, scores: list[Score]) -> None:
+        """Raises: RewardError: the server at `reward.url` has other functions than this run."""
+        for score in scores:
+            given = {name.partition("/")[0] for name in score.parts}
+            if given != self._parts:
+                self.failures += 1
+                raise RewardError(
+                    f"{self.url}: the reward server has the functions {_listed(given)}, this run "
+                    f"{_listed(self._parts)} (reward.functions); start it with the same"
+                )
+
+
+def _listed(parts: set[str]) -> str:
+    return ", ".join(sorted(parts)) or "none but the rule"
 
 
 def _wire(item: RewardItem) -> dict:
-    response = item.response.encode("utf-8", "replace").decode()  # lone surrogates cannot travel as UTF-8
+    response = _text(item.response)
     if item.options:
         return {"response": response, "answer": item.answer, "options": item.options}
     return {"response": response, "answer": item.answer, "letters": item.letters}
+
+
+def _asked_wire(item: RewardItem) -> dict:
+    """With prompt and question, for functions of the user's own."""
+    asked = item.question
+    assert asked is not None, "reward.functions get the question of each response"
+    question = {"id": asked.id, "dataset": asked.dataset, "stem": asked.stem, "context": asked.context}
+    question |= {"level": asked.level, "metadata": asked.metadata}
+    return _wire(item) | {"prompt": _text(item.prompt), "question": _texts(question)}
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot travel as UTF-8
+
+
+def _texts(value: Any) -> Any:
+    """Metadata and all in it, with texts that can travel."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {_text(str(key)): _texts(each) for key, each in value.items()}
+    return [_texts(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _read(response: httpx.Response, deadline: float) -> bytes:

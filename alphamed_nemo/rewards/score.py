@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alphamed_nemo.data.question import LETTERS
+import msgspec
+
+from alphamed_nemo.data.question import LETTERS, Question
 
 CORRECT, WRONG, NO_ANSWER = "correct", "wrong", "no_answer"
 
@@ -22,27 +24,31 @@ class RewardItem:
         answer: letter of the correct option.
         options: option texts in the order shown; empty where only the letters are known.
         letters: the option letters, used only where `options` is empty.
+        prompt, question: what was asked; a user's own reward functions need both.
     """
 
     response: str
     answer: str
     options: tuple[str, ...] = ()
     letters: str = "ABCD"
+    prompt: str = ""
+    question: Question | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Grade of one response.
+class Score(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Grade of one response, as it travels.
 
     Attributes:
-        reward: 1.0 where the stated answer is the key, else 0.0.
+        reward: 1.0 where the stated answer is the key, else 0.0; with `reward.functions`, their weighted sum.
         answer: letter that the response states, None where it states none.
-        reason: correct | wrong | no_answer.
+        reason: correct | wrong | no_answer; the rule's, whatever the reward.
+        parts: with `reward.functions`, what each gave, before its weight; the rule's is `correct`. Else empty.
     """
 
     reward: float
     answer: str | None
     reason: str
+    parts: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 def check_item(item: RewardItem) -> None:

@@ -296,3 +296,19 @@ def test_settings_that_an_older_run_does_not_have_get_no_row(cfg, tmp_path):
     card = card_of(release(RunFolder.of(cfg).checkpoints / "step_20", tmp_path / "hf"))
     assert "KL to the base" not in card and "age of the samples" not in card and "| advantage |" in card
     check_texts(tmp_path / "hf")
+
+
+def test_a_run_with_its_own_reward_and_loss_says_so(cfg, tmp_path):
+    cfg.reward.functions = ["correct", f"{tmp_path}/secret/own.py:own_reward"]
+    cfg.reward.weights = [1.0, 0.25]
+    cfg.grpo.loss = f"{tmp_path}/secret/own.py:own_loss"
+    checkpoint = make_run(cfg).checkpoints / "step_20"
+    folder = release(checkpoint, tmp_path / "hf")
+    card = card_of(folder)
+    assert "1 × `correct` + 0.25 × `own_reward`; rule `boxed`" in card
+    assert "a weighted sum of functions as its reward: `correct`, `own_reward`" in card
+    assert "rewarded for what the functions `correct`, `own_reward` measure" in card
+    assert "one rule as its reward" not in card and "the final answer alone" not in card
+    assert "`own_loss`, a function of this run's own" in card
+    assert provenance_of(folder)["settings"]["reward"]["functions"] == ["correct", "own.py:own_reward"]
+    assert "secret" not in card + json.dumps(provenance_of(folder))

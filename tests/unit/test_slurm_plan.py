@@ -140,3 +140,11 @@ def test_a_dry_run_says_whether_the_memory_is_enough(cfg: Config) -> None:
     assert "training on n1 n2, rollouts on n3, rewards on n1" in shown
     assert "tensor 2 × pipeline 2 × data 4 = 16 ranks, 8 a node" in shown
     assert "Memory on the fullest GPU" in shown and shown.count("\nsrun --job-name=") == 3
+
+
+def test_the_reward_step_has_the_users_functions(cfg: Config) -> None:
+    place = "examples/format_reward.py:format_reward"
+    cfg.reward.functions, cfg.reward.weights = ["correct", place], [1.0, 0.2]
+    reward, *_ = slurm.plan_training(cfg, allocation(3))
+    command = shlex.split(reward.script().splitlines()[-1])
+    assert f"--function={place}=0.2" in command and "--function=correct=1.0" in command
