@@ -310,5 +310,5 @@ def test_a_run_with_its_own_reward_and_loss_says_so(cfg, tmp_path):
     assert "rewarded for what the functions `correct`, `own_reward` measure" in card
     assert "one rule as its reward" not in card and "the final answer alone" not in card
     assert "`own_loss`, a function of this run's own" in card
-    assert provenance_of(folder)["settings"]["reward"]["functions"] == ["correct", "own.py:own_reward"]
+    assert provenance_of(folder)["config"]["reward"]["functions"] == ["correct", "own.py:own_reward"]
     assert "secret" not in card + json.dumps(provenance_of(folder))

@@ -43,7 +43,7 @@ def test_the_page_names_what_each_chart_shows(tmp_path: Path):
     charts = captions(page)
     assert "Reward" not in charts
     assert charts["Weighted reward"].startswith("Mean weighted sum of the reward functions")
-    assert charts["Correct answers"] == "Share of sampled responses whose final answer is the key."
+    assert charts["Correct answers"] == "Share of sampled responses whose final answer is correct."
     assert charts["Reward functions"].startswith("Mean of each reward function")
     assert "own/part" in page and "Mean weighted reward" in page
 
@@ -57,7 +57,7 @@ def test_a_sample_is_right_by_its_answer_and_not_by_its_reward(tmp_path: Path):
 
 def test_a_run_by_the_rule_alone_has_the_charts_of_before(tmp_path: Path):
     charts = captions(build_report(make_run(tmp_path / "run")).read_text())
-    assert charts["Reward"] == "Share of sampled responses whose final answer is the key."
+    assert charts["Reward"] == "Share of sampled responses whose final answer is correct."
     assert not {"Weighted reward", "Correct answers", "Reward functions"} & set(charts)
 
 
