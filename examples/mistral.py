@@ -1,6 +1,6 @@
 """A model family of one's own: Mistral without a sliding window (7B from version 0.3 on), which is Llama in shape.
 
-    ./run train_grpo model.families=[examples/mistral.py:MISTRAL] model.path=models/Mistral-7B-Instruct-v0.3
+    ./run train_grpo model.families=[examples/mistral.py:MISTRAL] model.path=<Mistral-7B-Instruct-v0.3>
 
 The same setting goes to every recipe that reads the model (convert_to_hf, evaluate, ...).
 """

@@ -24,7 +24,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import to_config
 from alphamed_nemo.config.limits import check_values
 from alphamed_nemo.data.io import read_questions
-from alphamed_nemo.data.sources import LOADERS, SourceConfig
+from alphamed_nemo.data.sources import SourceConfig, loader_of
 from alphamed_nemo.plan import layout_table as table
 from alphamed_nemo.plan.passes import count_passes
 from alphamed_nemo.plan.sizes import SHIPPED
@@ -100,7 +100,7 @@ def prepare_data_(cfg: Config) -> str:
 
     for group, file in ((cfg.sources.train, "mine.jsonl"), (cfg.sources.evaluation, "heldout.jsonl")):
         for name, source in group.items():
-            loader = LOADERS[source.set or name]
+            loader = loader_of(name, source)
             assert source.path or loader.hub is not None, f"{name} can be read from a path only"
             if not Path(source.path or "missing").exists():
                 group[name] = SourceConfig(set="questions", path=file, heldout=source.heldout)

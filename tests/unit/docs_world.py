@@ -25,6 +25,7 @@ RUNS = ("my_run", "a", "b", "medqa_l1", "medqa_l1_l2", "medqa_l1_l3", "quickstar
 # What a reader puts in for a placeholder. All are paths in the folder that `make_world` fills, or words of the docs.
 PLACEHOLDERS = {
     "<Llama-3.1-8B-Instruct>": REAL,
+    "<Mistral-7B-Instruct-v0.3>": REAL,
     "model.path=...": f"model.path={REAL}",
     "--model …": f"--model {REAL}",
     "<base>": REAL,

@@ -52,8 +52,8 @@ def test_it_answers_and_asks(cfg: Config, capsys: pytest.CaptureFixture[str]) ->
     write_questions([question], cfg.data.heldout)
     chat(cfg, Terminal(["", "Which drug?", ""]))
     shown = capsys.readouterr().out
-    assert question.stem in shown and f"Right: {question.answer}, {question.answer_text}" in shown
-    assert shown.count("\n") > 6 and shown.count("A question with its options") == 2  # at first, and when none is left
+    assert question.stem in shown and f"Correct: {question.answer}, {question.answer_text}" in shown
+    assert shown.count("\n") > 6 and shown.count("Type a question") == 2  # at first, and when none is left
 
 
 def test_a_folder_that_is_not_there_is_refused(cfg: Config) -> None:
