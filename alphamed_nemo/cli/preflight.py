@@ -35,12 +35,18 @@ def check_run(cfg: Config) -> dict[str, Any]:
     check_own_code(cfg)
     check_loggers(cfg)
     check_devices(cfg)
+    model = check_built(cfg)
+    check_positions(cfg, model)
+    check_run_folder(cfg)
+    return model
+
+
+def check_built(cfg: Config) -> dict[str, Any]:
+    """The model's config.json, once it is known that Megatron can build and divide the model."""
     model = check_model_folder(cfg.model.path, "model.path")
     built = dimensions(model)
     check_layout(cfg.parallel, built.heads, built.groups, built.features, built.layers)
     check_microbatch(cfg.parallel, cfg.grpo.tokens_per_microbatch)
-    check_positions(cfg, model)
-    check_run_folder(cfg)
     return model
 
 

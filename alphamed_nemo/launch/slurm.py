@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from alphamed_nemo.cli.preflight import check_layout, check_model_folder, check_own_code, check_training
+from alphamed_nemo.cli.preflight import check_built, check_own_code, check_training
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import SECRETS, write_config
@@ -237,7 +237,7 @@ def main(cfg: Config) -> None:
     check_own_code(cfg)
     if os.environ.get("ALPHAMED_DRY_RUN"):
         if Path(cfg.model.path).is_dir():  # a login node may not see it
-            check_layout(cfg, check_model_folder(cfg.model.path, "model.path"))
+            check_built(cfg)
         print(description(cfg, allocation, plan_training(cfg, allocation)))
         return
     steps = plan_training(cfg, allocation)
