@@ -228,6 +228,13 @@ def description(cfg: Config, allocation: Allocation, steps: list[Step]) -> str:
     return "\n".join(lines)
 
 
+def dry_run(cfg: Config, allocation: Allocation) -> str:
+    """The description, once the settings are known to fit the model."""
+    if Path(cfg.model.path).is_dir():  # a login node may not see it
+        check_built(cfg)
+    return description(cfg, allocation, plan_training(cfg, allocation))
+
+
 @recipe("train_grpo", on_gpus=lambda: Allocation.from_environment().gpus > 0)
 def main(cfg: Config) -> None:
     allocation = Allocation.from_environment()
@@ -236,9 +243,7 @@ def main(cfg: Config) -> None:
         setattr(getattr(cfg, section), name, os.environ[variable])
     check_own_code(cfg)
     if os.environ.get("ALPHAMED_DRY_RUN"):
-        if Path(cfg.model.path).is_dir():  # a login node may not see it
-            check_built(cfg)
-        print(description(cfg, allocation, plan_training(cfg, allocation)))
+        print(dry_run(cfg, allocation))
         return
     steps = plan_training(cfg, allocation)
     if is_complete(cfg):

@@ -74,7 +74,7 @@ def test_a_function_that_fails_refuses_the_request_by_name(start, tmp_path):
     server = start(f"--function={place}=1")
     with RewardClient(server.url, RewardConfig(functions=[place])) as client:
         assert client.score([asked("good")])[0].reward == 1.0
-        with pytest.raises(RewardError, match=r"422.*items\[1\] \(question q3\): own raised KeyError: 'bad'"):
+        with pytest.raises(RewardError, match=r"422.*items\[1\] \(question q3\): own raised KeyError: .*bad"):
             client.score([asked("good"), asked("bad", 3)])
         with pytest.raises(RewardError, match="own returned nan, expected a finite number"):
             client.score([asked("nan")])

@@ -12,7 +12,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config
 from alphamed_nemo.launch import slurm
 from alphamed_nemo.launch.allocation import Allocation
-from tests.tiny_hf import CONFIGS
+from tests.tiny_hf import CONFIGS, write_model
 
 KEYS = {"ALPHAMED_ROLLOUT_API_KEY": "rollout/secret+1==", "ALPHAMED_REWARD_API_KEY": "reward/secret+2=="}
 
@@ -148,3 +148,13 @@ def test_the_reward_step_has_the_users_functions(cfg: Config) -> None:
     reward, *_ = slurm.plan_training(cfg, allocation(3))
     command = shlex.split(reward.script().splitlines()[-1])
     assert f"--function={place}=0.2" in command and "--function=correct=1.0" in command
+
+
+def test_a_dry_run_checks_the_layout_against_a_model_that_it_sees(cfg: Config) -> None:
+    (write_model(Path(cfg.model.path), "llama") / "tokenizer.json").write_text("{}")
+    assert slurm.dry_run(cfg, allocation(3)) == slurm.description(
+        cfg, allocation(3), slurm.plan_training(cfg, allocation(3))
+    )
+    cfg.parallel.tensor, cfg.parallel.data = 3, 1
+    with pytest.raises(ValueError, match="parallel.tensor: 3 does not divide the model's"):
+        slurm.dry_run(cfg, allocation(3))
