@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read."""
@@ -9,3 +11,15 @@ class CheckpointError(RuntimeError):
 
 class ConversionError(RuntimeError):
     """What a conversion made is not the model that it was made from, and must not be used."""
+
+
+class ComponentError(RuntimeError):
+    """A component ended, or did not become ready. The message has its name, its status and its last log lines."""
+
+
+class Stopped(Exception):
+    """The launcher was asked to stop by a signal; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number

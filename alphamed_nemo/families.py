@@ -1,17 +1,20 @@
 """Model families that Megatron builds exactly as transformers does, and what a config.json makes of one.
 
-A family is one row of `FAMILIES`. Everything here is decided from the plain contents of config.json, before any process
-starts and without torch: what is refused, the defaults that transformers takes where a key is missing, the size of a
-head, whether the embeddings are tied, and the tensors that the model has.
+A family is one row of `FAMILIES`; `model.families` adds rows of the user's own. Everything here is decided from the
+plain contents of config.json, before any process starts and without torch: what is refused, the defaults that
+transformers takes where a key is missing, the size of a head, whether the embeddings are tied, and the tensors that the
+model has.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from alphamed_nemo import user_code
 
 ROPE_TYPES = ("default", "llama3")
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -31,7 +34,8 @@ class Family:
         qk_norm: norms on query and key heads.
         key_value_heads: where config.json has no such key; None: as many as query heads.
         head_dim: likewise; None: hidden size / query heads.
-        fixed: keys that may have one value only, which is also transformers' default.
+        fixed: keys that may have one value only, which is also transformers' default unless `stated` has the key.
+        stated: keys of `fixed` that config.json must have, since transformers takes another value without them.
     """
 
     qkv_bias: bool
@@ -39,9 +43,10 @@ class Family:
     key_value_heads: int | None
     head_dim: int | None
     fixed: Mapping[str, Any]
+    stated: tuple[str, ...] = ()
 
 
-_FIXED = {
+FIXED: dict[str, Any] = {
     "hidden_act": "silu",
     "attention_bias": False,
     "mlp_bias": False,
@@ -49,9 +54,9 @@ _FIXED = {
     "quantization_config": None,
 }
 # Qwen's window counts only where `use_sliding_window` is true; every config.json of theirs names one.
-_FIXED_QWEN = _FIXED | {"use_sliding_window": False}
+_FIXED_QWEN = FIXED | {"use_sliding_window": False}
 FAMILIES: dict[str, Family] = {
-    "llama": Family(False, False, None, None, _FIXED | {"use_sliding_window": False, "sliding_window": None}),
+    "llama": Family(False, False, None, None, FIXED | {"use_sliding_window": False, "sliding_window": None}),
     "qwen2": Family(True, False, 32, None, _FIXED_QWEN),
     "qwen3": Family(False, True, 32, 128, _FIXED_QWEN),
 }
@@ -115,6 +120,22 @@ class Dimensions:
         return bool(_BUFFERS.search(name)) or (self.tied and name == HEAD)
 
 
+def register(places: Iterable[str]) -> None:
+    """Adds the rows of `model.families`, each `file.py:NAME` of a dict model_type → Family. Runs the user's files.
+
+    Raises:
+        ValueError: a place cannot be loaded, holds something else, or a row that is there already.
+    """
+    for place in places:
+        rows = user_code.load(place, "model.families")
+        if not isinstance(rows, Mapping) or not all(isinstance(row, Family) for row in rows.values()):
+            raise ValueError(f"model.families: {place} is no dict of model_type → alphamed_nemo.families.Family")
+        for model_type, row in rows.items():
+            if FAMILIES.get(model_type, row) != row:
+                raise ValueError(f"model.families: {place} has another {model_type!r} than is there already")
+            FAMILIES[model_type] = row
+
+
 def family_of(model_type: Any) -> Family:
     """The row of a `model_type`.
 
@@ -156,6 +177,9 @@ class _Values:
     def get(self, key: str, default: Any = None) -> Any:
         return self._config.get(key, default) if self._config is not None else getattr(self._object, key, default)
 
+    def has(self, key: str) -> bool:
+        return key in self._config if self._config is not None else hasattr(self._object, key)
+
     def count(self, key: str, missing: int | None = None, null: int | None = None) -> int:
         """A positive whole number. `missing` stands for a key that is not there, `null` for null and for `missing` of
         None."""
@@ -170,6 +194,8 @@ class _Values:
 def _unlike(values: _Values, family: Family) -> Iterator[str]:
     """Keys that make the model another one than its family."""
     for key, expected in family.fixed.items():
+        if key in family.stated and not values.has(key):
+            yield f"{key}: found no such key, expected {expected!r}: transformers takes another value then"
         found = values.get(key, expected)
         if found != expected:
             found = found if not isinstance(found, Mapping) else found.get("quant_method", "an entry")

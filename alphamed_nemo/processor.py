@@ -9,6 +9,7 @@ for everything, so that with ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 a 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Mapping
@@ -111,3 +112,10 @@ def read_processor(cpuinfo: str, environment: Mapping[str, str], cores: int) -> 
             limits.append(f"{variable}={found}")
     model = ", ".join(models) or platform.processor() or "unknown processor"
     return Processor(model, cores, tuple(instructions), tuple(limits))
+
+
+def give_back_freed_memory() -> None:
+    """Has glibc return what is free to the system, which it does not do by itself for blocks between others in use."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

@@ -2,6 +2,7 @@
 
 step      one GRPO step by phase, float32 and bfloat16, one rank a core and TP 2 × PP 2
 trl       the same step in TRL's GRPOTrainer, in turn with ours
+real      a step of SmolLM2-135M, its time and memory, in turn with TRL's; half an hour
 ceiling   the policy's training step beside its bare matrix products
 refit     Megatron's shards to vLLM serving them, beside a copy of the bytes
 reward    grading, alone and through the server
@@ -32,9 +33,11 @@ from alphamed_nemo.config import Config, ParallelConfig
 from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_server
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.processor import this_processor
+from benchmarks import real_model
 from benchmarks.figure import draw
 from benchmarks.measure import Row, machine, table, write
 from benchmarks.peers import measure_trl, trl_python, write_prompts
+from benchmarks.real_model import peak_memory, smollm2
 from benchmarks.refit import KEY
 from benchmarks.reward import measure_reward
 from benchmarks.sampling import measure_sampling
@@ -121,6 +124,38 @@ class Bench:
                 rows.append(Row(f"our step over TRL's, {dtype}, {name}", "×", ratio, target, note))
         return rows
 
+    def real(self) -> list[Row]:
+        """One rank, and one engine or one a core, in turn with TRL."""
+        python, model = trl_python(self.kept, torch.__version__), smollm2(self.kept.parent / "models")
+        layouts = {engines: Layout(f"{engines} engines", ParallelConfig(), engines) for engines in (1, len(self.cores))}
+        steps, rows = math.ceil(self.repeats / 2), []
+        for dtype in self.dtypes:
+            seconds: dict[str, list[float]] = {}
+            memory: dict[str, list[float]] = {}
+
+            def add(name: str, found: list[float], peak: list[float], to=(seconds, memory)) -> None:
+                to[0].setdefault(name, []).extend(found)
+                to[1].setdefault(name, []).extend(peak)
+
+            for turn in range(2):
+                for engines, layout in layouts.items():
+                    cfg = real_model.run_config(self.folder, f"{dtype}-{engines}-{turn}", model, dtype, layout)
+                    with peak_memory() as peak:
+                        found = [step["step"] for step in measure_steps(cfg, steps)]
+                    add(f"one rank, {engines} of vLLM", found, peak)
+                prompts = real_model.write_prompts(self.folder / "bank-prompts.json", model, cfg)
+                with peak_memory() as peak:
+                    asked = (real_model.SAMPLES, real_model.TOKENS, real_model.ROWS_A_PASS)
+                    found = measure_trl(python, model, prompts, dtype, steps, *asked)
+                add("TRL", found, peak)
+            for name, found in seconds.items():
+                rows.append(Row(f"SmolLM2 step, {dtype}, {name}", "s", found))
+                rows.append(Row(f"SmolLM2 peak memory, {dtype}, {name}", "GiB", memory[name]))
+            for name in list(seconds)[:-1]:
+                ratio = [one / median(seconds["TRL"]) for one in seconds[name]]
+                rows.append(Row(f"SmolLM2 step over TRL's, {dtype}, {name}", "×", ratio, "at most 1; goal 0.5"))
+        return rows
+
     def ceiling(self) -> list[Row]:
         rows, ranks = [], len(self.cores)
         for dtype in self.dtypes:
@@ -194,7 +229,7 @@ class Bench:
     def scaling(self) -> list[Row]:
         """Step time against one thing at a time, and the exponent of a power law through it."""
         rows = []
-        rows += self._against("samples a question", (4, 8, 16), lambda value: self.config("float32", samples=value))
+        rows += self._against("samples per question", (4, 8, 16), lambda value: self.config("float32", samples=value))
         rows += self._against("new tokens", (32, 64, 128), lambda value: self.config("float32", tokens=value))
         sizes = {"2M": 1.9e6, "7M": 6.8e6, "25M": 26.2e6}
         rows += self._against("model", sizes, lambda value: self.config("float32", model=value), sizes)

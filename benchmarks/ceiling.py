@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from alphamed_nemo.config import GrpoConfig, ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.grpo.aggregation import BatchTotals
-from alphamed_nemo.grpo.loss import make_loss
+from alphamed_nemo.grpo.loss import GrpoLoss
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
 
@@ -112,7 +112,7 @@ def main(model: str, dtype: str, repeats: int) -> dict:
     policy = MegatronPolicy(config, ParallelConfig(data=ranks), OptimConfig(lr=1e-6), model)
     batch = sequences(policy.hf_config.vocab_size)
     batches = pack(batch, 8192, policy.data_rank, ranks, share_prompts=True)
-    loss = make_loss(GrpoConfig(), BatchTotals.of(batch))
+    loss = GrpoLoss(GrpoConfig(), BatchTotals.of(batch))
     linear, attention = [], []
     for each in batches:
         linear += products(policy.hf_config, int(each.tokens.numel()), int(each.mask.sum()))

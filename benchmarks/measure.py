@@ -12,8 +12,8 @@ from statistics import median
 
 import psutil
 
-from alphamed_nemo.export.provenance import versions
 from alphamed_nemo.processor import this_processor
+from alphamed_nemo.provenance import versions
 
 
 @dataclass

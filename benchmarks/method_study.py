@@ -4,7 +4,7 @@ python -m benchmarks.method_study OUT_FOLDER QUICKSTART_RUN [VARIANT ...]
 
 QUICKSTART_RUN is a finished quickstart: its subset is what is trained on, its held-out questions what is asked. Each
 run saves every fifth step, and every checkpoint answers the held-out questions through vLLM. Writes
-OUT_FOLDER/study.json, study.svg and study.md. Half an hour on two cores; goes on where it was stopped.
+OUT_FOLDER/study.json, study.svg and study.md. Half an hour on two cores; resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from matplotlib import pyplot
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from alphamed_nemo.answers.protocols import extract_answer
+from alphamed_nemo.config.files import load_config
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import rollout_client
-from alphamed_nemo.launch.settings import load_config
-from alphamed_nemo.rewards.extract import extract_answer
-from alphamed_nemo.rollout.manifest import read_manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (1, 2, 3)
@@ -148,7 +148,7 @@ def table(rows: list[dict]) -> str:
     """One row a run. "Updates to plain's end": to the sampled accuracy that plain GRPO ends with, for the same seed."""
     lines = [
         "| variant | seed | held-out accuracy at the end, greedy | sampled | updates to plain's end "
-        "| effective share of the batch, last 5 steps | sampling rounds a step | seconds of all steps |",
+        "| effective share of the batch, last 5 steps | sampling rounds per step | seconds of all steps |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     goals = {row["seed"]: final(row) for row in rows if row["variant"] == "plain"}

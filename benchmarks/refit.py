@@ -18,8 +18,8 @@ import torch.distributed as dist
 from alphamed_nemo.config import ModelConfig, ParallelConfig, RolloutConfig
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.weights import hf_shapes
-from alphamed_nemo.rollout.manifest import Manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import Manifest
 
 KEY = "ALPHAMED_ROLLOUT_API_KEY"
 

@@ -1,4 +1,4 @@
-"""Grading: responses a second of one core for extraction, and through the reward server."""
+"""Grading: responses per second on one core for extraction, and through the reward server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from alphamed_nemo.answers.protocols import extract_answer
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.engine import score_saved
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import reward_client
-from alphamed_nemo.rewards.extract import extract_answer
-from alphamed_nemo.rewards.types import RewardItem
+from alphamed_nemo.rewards.score import RewardItem
 from benchmarks.measure import Row
 from benchmarks.responses import OPTIONS, boxed, hostile, mixed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.evaluation.engine import evaluate
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.local import Launcher

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.launch.components import trainer
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import start_servers, wait_ready
-from alphamed_nemo.launch.settings import write_config
-from alphamed_nemo.run_folder import RunFolder
 from benchmarks.workload import long_questions
 
 WARM_UP = 2  # steps: the first generation and the first backward pass do things once

@@ -1,4 +1,4 @@
-"""The same GRPO step in TRL's GRPOTrainer. Runs in TRL's own environment; prints one JSON list of seconds a step.
+"""The same GRPO step in TRL's GRPOTrainer. Runs in TRL's own environment; prints one JSON list of seconds per step.
 
 python trl_step.py MODEL_FOLDER PROMPTS.json DTYPE STEPS SAMPLES NEW_TOKENS ROWS_A_PASS
 """

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config, ParallelConfig
-from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.data.question import Question
 

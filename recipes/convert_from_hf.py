@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 
+from alphamed_nemo.cli.preflight import check_model_folder
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.export.convert import convert_from_hf
-from alphamed_nemo.launch.checks import check_model_folder
-from alphamed_nemo.launch.recipe import recipe
-from alphamed_nemo.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import logging
 
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.export.convert import convert_to_hf
-from alphamed_nemo.launch.recipe import recipe
 
 log = logging.getLogger(__name__)
 

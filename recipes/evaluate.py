@@ -8,7 +8,7 @@ python recipes/evaluate.py evaluate.responses=<file> evaluate.questions=<file>  
 
 Results go to <run>/eval/<label>.json with every response's grade, and tables of all the run's results, beside the
 published numbers, to <run>/eval/tables.md. A result of the weights in <run>/hf, or of their base model, goes to that
-folder's model card, too. A killed evaluation goes on where it was.
+folder's model card, too. A killed evaluation resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from alphamed_nemo.cli.preflight import check_model_folder, check_questions
+from alphamed_nemo.cli.progress import counter
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.evaluation import engine
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.tables import comparison_line, write_tables
 from alphamed_nemo.export.card_results import update_card
-from alphamed_nemo.export.provenance import release_run
-from alphamed_nemo.launch.checks import check_model_folder, check_questions
-from alphamed_nemo.launch.dtypes import announce_processor
+from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import resumed, rollout_client
-from alphamed_nemo.report.progress import counter
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.provenance import release_run
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def evaluate(cfg: Config, launcher: Launcher) -> EvaluationResult:
     summary = result.summary
     low, high = summary.interval
     log.info(
-        "%s: accuracy %.1f%% (95%% interval %.1f to %.1f, n = %d), %d unanswered, %.0f tokens a response",
+        "%s: accuracy %.1f%% (95%% interval %.1f to %.1f, n = %d), %d unanswered, %.0f tokens per response",
         wanted.label,
         *(100 * value for value in (summary.accuracy, low, high)),
         summary.n,

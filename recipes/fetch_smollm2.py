@@ -11,9 +11,9 @@ import logging
 import os
 from pathlib import Path
 
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.fetch.smollm2 import NAME, fetch_smollm2
-from alphamed_nemo.launch.recipe import recipe
 
 log = logging.getLogger(__name__)
 

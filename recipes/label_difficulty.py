@@ -1,8 +1,8 @@
-"""Difficulty levels: samples the base model k times a question, counts the correct answers, draws a balanced subset.
+"""Difficulty levels: samples the base model k times per question, counts the correct answers, draws a balanced subset.
 
 python recipes/label_difficulty.py model.path=... label.questions=train.jsonl label.samples=5 label.per_level=200
 
-L1 is the easiest: with k = 5, 5/5 correct is L1 and 0/5 is L6. Writes as it goes; run again, it goes on where it was.
+L1 is the easiest: with k = 5, 5/5 correct is L1 and 0/5 is L6. Writes as it goes, and resumes when run again.
 Questions that carry levels of as many samples (label.questions=runs/other/data/labelled.jsonl) are not asked again.
 """
 
@@ -12,19 +12,19 @@ import logging
 
 from transformers import AutoTokenizer
 
+from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_questions
+from alphamed_nemo.cli.progress import counter
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.difficulty import are_labelled, describe, histogram
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
-from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_questions
-from alphamed_nemo.launch.dtypes import announce_processor
+from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import resumed, rollout_client
-from alphamed_nemo.report.progress import counter
-from alphamed_nemo.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

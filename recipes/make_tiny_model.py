@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 
+from alphamed_nemo.cli.progress import counter
+from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.clinic.pretrain import pretrain
 from alphamed_nemo.config import Config, ParallelConfig
-from alphamed_nemo.launch.recipe import recipe
-from alphamed_nemo.policy.pretrain import pretrain
-from alphamed_nemo.report.progress import counter
 
 log = logging.getLogger(__name__)
 

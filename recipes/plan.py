@@ -3,7 +3,7 @@
     python recipes/plan.py experiment=grpo_8b
     python recipes/plan.py experiment=grpo_8b parallel=8b_64 plan.gpu=h100
     python recipes/plan.py experiment=published/nemo_rl_8b  # a published step, to compare with
-    python recipes/plan.py experiment=grpo_8b plan.table=true  # the fastest layouts, as docs/plan.md has them
+    python recipes/plan.py experiment=grpo_8b plan.table=true  # the fastest layouts of every model
 
 Works from the model's config.json; no weight is allocated and no GPU is needed. Ends with status 2 where the run
 would not fit.
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.plan.changes import advise
-from alphamed_nemo.plan.plan import Plan, make_plan
-from alphamed_nemo.plan.table import table
+from alphamed_nemo.plan.layout_table import table
+from alphamed_nemo.plan.prediction import Plan, make_plan
 from alphamed_nemo.plan.text import plan_text
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.io import read_questions, write_questions
 from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.data.prepare import prepare
-from alphamed_nemo.launch.recipe import recipe
 
 log = logging.getLogger(__name__)
 

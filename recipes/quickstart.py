@@ -26,19 +26,19 @@ from report import report
 from rich.console import Console
 from train_grpo import train_grpo
 
+from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.preflight import check_run
+from alphamed_nemo.cli.progress import Stages
+from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.clinic.corpus import FORCED_PREFIX
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.corpus import FORCED_PREFIX
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.fetch import smollm2
-from alphamed_nemo.launch.checks import check_run
-from alphamed_nemo.launch.derived import fill_derived
-from alphamed_nemo.launch.dtypes import announce_processor
+from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import start_servers
-from alphamed_nemo.launch.settings import write_config
-from alphamed_nemo.report.progress import Stages
-from alphamed_nemo.run_folder import RunFolder
 
 
 def quickstart(cfg: Config) -> None:
@@ -55,7 +55,7 @@ def quickstart(cfg: Config) -> None:
         start_servers(cfg, launcher, cfg.model.path)  # they come up while the questions are written
         with stages.stage("Prepare", f"questions ({cfg.data.source})"):
             prepare_data(cfg)
-        with stages.stage("Label", f"{cfg.label.samples} samples a question of the base model"):
+        with stages.stage("Label", f"{cfg.label.samples} samples per question from the base model"):
             label_difficulty(cfg, launcher)
         with stages.stage("Evaluate the base model", "held-out questions"):
             evaluate(with_evaluation(cfg, cfg.model.path, "base"), launcher)

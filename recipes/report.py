@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.recipe import recipe
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.report.html import build_comparison, build_report
 from alphamed_nemo.report.summary import write_summary
-from alphamed_nemo.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

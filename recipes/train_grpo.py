@@ -9,29 +9,30 @@ loop). A server whose url is set already runs and is used as it is.
 
 from __future__ import annotations
 
+from alphamed_nemo.cli.preflight import check_training
+from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.checks import check_training
-from alphamed_nemo.launch.components import trainer
-from alphamed_nemo.launch.dtypes import announce_processor
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.launch.components import announce_processor, trainer
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.recipe import recipe
 from alphamed_nemo.launch.servers import start_servers, wait_ready
-from alphamed_nemo.launch.settings import write_config
-from alphamed_nemo.report.progress import GrpoProgress, MetricsFollower
-from alphamed_nemo.run_folder import RunFolder
 
 
 def train_grpo(cfg: Config, launcher: Launcher) -> None:
     """Trains to `grpo.steps`. Starts what does not run yet, and leaves the servers running for the caller."""
     check_training(cfg)
-    start_servers(cfg, launcher, cfg.model.path)
-    wait_ready(launcher)
-
     folder = RunFolder.of(cfg)
-    write_config(cfg, folder.config)
-    launcher.start(trainer(cfg))
-    follower = MetricsFollower(folder.metrics)
     with GrpoProgress(cfg.grpo.steps) as progress:
+        start_servers(cfg, launcher, cfg.model.path)
+        progress.say(f"starting the servers ({folder.logs})")
+        wait_ready(launcher)
+
+        write_config(cfg, folder.config)
+        launcher.start(trainer(cfg))
+        progress.say("starting the trainer, which loads the model and gives its weights to the server")
+        follower = MetricsFollower(folder.metrics)
 
         def show_new_steps() -> None:
             for row in follower.new_rows():

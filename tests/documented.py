@@ -14,7 +14,7 @@ MARKDOWN = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.gl
 SHELL = [*sorted(ROOT.glob("slurm/*.sh")), ROOT / "slurm" / "site.env.example", *sorted(ROOT.glob("conf/**/*.yaml"))]
 PYTHON = [
     path
-    for folder in ("recipes", "alphamed_nemo", "benchmarks", "tests")
+    for folder in ("recipes", "alphamed_nemo", "benchmarks", "examples", "tests")
     for path in sorted(ROOT.glob(f"{folder}/**/*.py"))
 ]
 

@@ -11,7 +11,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
-from alphamed_nemo.policy.attention import SegmentParams
+from alphamed_nemo.policy.local.attention import SegmentParams
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from alphamed_nemo import user_code
 from alphamed_nemo.data.dedup import DedupSettings, Removal, decontaminate, deduplicate
 from alphamed_nemo.data.holdout import Holdout, check_disjoint, hold_out
 from alphamed_nemo.data.io import write_questions
@@ -99,6 +100,8 @@ def check(cfg: SourcesConfig) -> None:
         raise ValueError("sources.train and sources.evaluation are both empty; name at least one data set")
     for group, sources in (("train", cfg.train), ("evaluation", cfg.evaluation)):
         for name, source in sources.items():
+            if user_code.is_place(source.set):
+                user_code.find(source.set, f"sources.{group}.{name}.set")
             if source.path and not Path(source.path).exists():
                 raise ValueError(f"sources.{group}.{name}.path: {source.path} does not exist")
             if "/" in name or name.startswith("."):

@@ -10,11 +10,11 @@ import random
 from collections.abc import Mapping, Sequence
 
 from alphamed_nemo.config import LabelConfig
+from alphamed_nemo.config.choices import Fill, Subset, names
 from alphamed_nemo.data.difficulty import describe, histogram
 from alphamed_nemo.data.question import Question
 
-FILLS = ("error", "neighbours")
-SUBSETS = ("balanced", "by_dataset", "mixture", "all")
+FILLS, SUBSETS = names(Fill), names(Subset)
 
 
 def draw_subset(questions: Sequence[Question], cfg: LabelConfig, seed: int) -> list[Question]:

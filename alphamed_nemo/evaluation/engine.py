@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.corpus import reasons
 from alphamed_nemo.data.prompts import encode_prompts
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.grading import check_protocol, grade_set
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
-from alphamed_nemo.export.provenance import release_identity
+from alphamed_nemo.provenance import release_identity
 from alphamed_nemo.rollout.client import RolloutClient, seeds_of
 from alphamed_nemo.rollout.types import Rollout
 

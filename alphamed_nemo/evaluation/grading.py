@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from alphamed_nemo.answers.protocols import PROTOCOLS, extract_answer
+from alphamed_nemo.config.choices import EvaluationProtocol, names
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.stats import majority
-from alphamed_nemo.rewards.extract import PROTOCOLS, extract_answer
 
 FIRST_OR_LAST = "first_or_last"
-EVALUATION_PROTOCOLS = ("boxed", "lenient", FIRST_OR_LAST)
+EVALUATION_PROTOCOLS = names(EvaluationProtocol)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def single_protocol(protocol: str) -> str:
 
 
 def grade(question: Question, texts: Sequence[str], protocol: str) -> Grade:
-    """Grades of one question's responses by a protocol of rewards/extract.py."""
+    """Grades of one question's responses by a protocol of answers/protocols.py."""
     answers = tuple(extract_answer(text, question.options, protocol) for text in texts)
     return Grade(question.id, question.dataset, question.level, question.answer, answers)
 

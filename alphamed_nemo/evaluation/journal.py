@@ -1,4 +1,4 @@
-"""A file that grows by one row a question, so that a killed run loses nothing that was finished.
+"""A file that grows by one row per question, so that a killed run loses nothing that was finished.
 
 The first line holds the settings; a journal is continued only under the same ones. A row is written in one piece and
 handed to the operating system at once, so it outlives the process; a row cut short by the kill is dropped.
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.export.provenance import NAME as PROVENANCE
+from alphamed_nemo.provenance import NAME as PROVENANCE
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alphamed_nemo.answers.protocols import extract_answer
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.difficulty import with_levels
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.engine import Progress, encode_checked, response_row
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
-from alphamed_nemo.rewards.extract import extract_answer
 from alphamed_nemo.rollout.client import RolloutClient, seeds_of
 
 if TYPE_CHECKING:

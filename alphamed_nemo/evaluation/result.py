@@ -22,7 +22,7 @@ class Summary:
 
     Attributes:
         n: questions.
-        samples: responses a question.
+        samples: responses per question.
         accuracy: avg@samples, 0..1.
         interval: Wilson's 95% interval of it, over n questions.
         majority: maj@samples, 0..1; equals accuracy where samples is 1.
@@ -66,10 +66,10 @@ class EvaluationResult:
     Attributes:
         label: row name.
         settings: what the result depends on, as recorded in its file (model, protocol, sampling, ...).
-        grades: one a question, in the order asked.
+        grades: one per question, in the order asked.
         rows: question id → {"id", "responses": [{"text", "length", "truncated"}]}.
         reasoned_ratio: share of responses that reason before they answer.
-        mean_length: tokens a response (characters for saved responses whose length is not known), or None.
+        mean_length: tokens per response (characters for saved responses whose length is not known), or None.
         truncated_ratio: share of responses cut off by the length limit.
         date: when the last response was graded, ISO, UTC; empty in files of versions that did not record it.
     """

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from alphamed_nemo import provenance
 from alphamed_nemo.evaluation.journal import model_identity
-from alphamed_nemo.export import provenance
 
 UNKNOWN = "unknown"  # the hub's own identifier for a license that nobody has stated
 LEGAL = ("license*", "licence*", "copying*", "notice*", "use_policy*")  # file names, in lower case

@@ -21,11 +21,19 @@ treatment or any other decision about a person's health on its output.
 
 - It answers multiple-choice questions. On open clinical dialogue, such as HealthBench, models that were trained in this
   way score near zero; this was not measured here.
-- It was rewarded for the final answer alone. Its reasoning was not checked: a right answer can follow from wrong
+- It was rewarded for {rewarded}. Its reasoning was not checked: a right answer can follow from wrong
   reasoning, and fluent reasoning can end in a wrong answer.
 - Questions written for examinations are not patients. It was not evaluated on clinical cases, in other languages than
   that of its questions, or for safety.
 - It has the knowledge, the gaps and the biases of its base model, and the base model's license and use policy apply."""
+
+
+_ANSWER_ALONE = "the final answer alone"
+
+
+def _limits(record: TrainingRecord) -> str:
+    functions = ", ".join(f"`{name}`" for name in record.reward_functions)
+    return _LIMITS.format(rewarded=f"what the functions {functions} measure" if functions else _ANSWER_ALONE)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def render(card: ModelCard) -> str:
     if terms and terms.display:
         parts.append(f"**{terms.display}**")
     parts += [_introduction(card), _glance(card)]
-    parts += ["## Limits of use", _LIMITS]
+    parts += ["## Limits of use", _limits(card.record)]
     parts += ["## How to use it", _usage(card)]
     parts += ["## Evaluation", section(card.rows)]
     parts += ["## Training data", _data(card)]
@@ -134,10 +142,16 @@ def _introduction(card: ModelCard) -> str:
         )
     invented = card.record.get("data.source") == "clinic"
     what = "an invented clinic" if invented else "medical questions"
+    functions = ", ".join(f"`{name}`" for name in card.record.reward_functions)
+    reward = (
+        f"a weighted sum of functions as its reward: {functions}. There were no examples of reasoning"
+        if functions
+        else "one rule as its reward, whether the final answer to a multiple-choice question is correct. There were no "
+        "examples of reasoning and no reward model"
+    )
     text = (
-        f"{base}, trained with AlphaMed-NeMo to reason about {what}: reinforcement learning (GRPO) with one rule as "
-        "its reward, whether the final answer to a multiple-choice question is correct. There were no examples of "
-        "reasoning and no reward model. The method is that of [AlphaMed](https://arxiv.org/abs/2505.17952)."
+        f"{base}, trained with AlphaMed-NeMo to reason about {what}: reinforcement learning (GRPO) with {reward}. "
+        "The method is that of [AlphaMed](https://arxiv.org/abs/2505.17952)."
     )
     note = " The clinic's diseases and drugs do not exist: the model shows the method, and knows no medicine from it."
     return text + note if invented else text

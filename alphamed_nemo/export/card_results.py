@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
+from alphamed_nemo import provenance
 from alphamed_nemo.evaluation.result import EMPTY, EvaluationResult, Summary, percent
-from alphamed_nemo.export import leaks, markdown, provenance
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.export import leaks, markdown
+from alphamed_nemo.policy.checkpoint import manifest
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ def _how(group: Sequence[Row]) -> str:
         words.append(_decoding(asked))
         words.append(f"{summary.unanswered_count} of {summary.n * summary.samples} responses without an answer")
         if row.result.mean_length is not None:
-            words.append(f"{row.result.mean_length:.0f} tokens a response on average")
+            words.append(f"{row.result.mean_length:.0f} tokens per response on average")
         lines.append(f"- {row.title}: {', '.join(words)}; evaluated {row.result.date or 'on a day not recorded'}")
     return "\n".join(lines)
 

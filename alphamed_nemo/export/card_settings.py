@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alphamed_nemo.export.training_record import TrainingRecord
+from alphamed_nemo.user_code import is_place, name_of
 
 
 def training_rows(record: TrainingRecord) -> list[tuple[str, str]]:
@@ -36,9 +37,21 @@ def _batch(record: TrainingRecord) -> str:
     return f"{record['grpo.questions_per_step']} questions × {record['grpo.samples_per_question']} samples per step"
 
 
+def _reward(record: TrainingRecord) -> str:
+    rule = f"rule `{record['reward.protocol']}`"
+    functions = record.reward_functions
+    if not functions:
+        return f"1 where the final answer is correct, else 0; {rule}"
+    return " + ".join(f"{weight:g} × `{name}`" for name, weight in functions.items()) + f"; {rule}"
+
+
 def _loss(record: TrainingRecord) -> str:
     low, high = record["grpo.clip_low"], record["grpo.clip_high"]
-    text = f"`{record['grpo.loss']}`, ratio clipped at 1 − {low} and 1 + {high}"
+    text = f"`{record['grpo.loss']}`"
+    if is_place(record["grpo.loss"]):
+        text = f"`{name_of(record['grpo.loss'])}`, a function of this run's own"
+    else:
+        text += f", ratio clipped at 1 − {low} and 1 + {high}"
     text += f", dual clip {record['grpo.dual_clip']}" if record["grpo.dual_clip"] else ""
     text += f", entropy bonus {record['grpo.entropy_coef']}" if record["grpo.entropy_coef"] else ""
     return f"{text}; aggregation `{record['grpo.aggregation']}`"
@@ -107,7 +120,7 @@ _ROWS: dict[str, Callable[[TrainingRecord], str]] = {
     "correction for the rollout engine": _correction,
     "penalty for long responses": _overlong,
     "truncated responses": lambda record: "not trained on" if record["grpo.mask_truncated"] else "",
-    "reward": lambda record: f"1 where the final answer is correct, else 0; rule `{record['reward.protocol']}`",
+    "reward": _reward,
     "sampling": _sampling,
     "lengths": _lengths,
     "optimizer": _optimizer,

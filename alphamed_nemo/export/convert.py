@@ -14,17 +14,19 @@ import torch
 from transformers import AutoConfig
 
 from alphamed_nemo.config import Config, ModelConfig, ParallelConfig
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export.base_model import BaseModel
 from alphamed_nemo.export.release import DTYPES, Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.export.verify import Proof, prove
-from alphamed_nemo.policy import checkpoint, manifest, runtime
-from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
+from alphamed_nemo.policy import runtime
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
+from alphamed_nemo.policy.checkpoint import manifest
+from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.weights import stream_stored
-from alphamed_nemo.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

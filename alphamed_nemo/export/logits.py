@@ -31,7 +31,7 @@ from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export.float64 import Float64
 from alphamed_nemo.export.layerwise import lend_weights
 from alphamed_nemo.policy import runtime
-from alphamed_nemo.policy.attention import SegmentParams
+from alphamed_nemo.policy.local.attention import SegmentParams
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.weights import Read
 from alphamed_nemo.policy.weights.folder import HfFolder

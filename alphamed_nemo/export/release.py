@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from alphamed_nemo import provenance
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt, uses_chat_template
 from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.evaluation.journal import model_identity
-from alphamed_nemo.export import card, card_results, leaks, provenance
+from alphamed_nemo.export import card, card_results, leaks
 from alphamed_nemo.export.base_model import BaseModel, legal_files
 from alphamed_nemo.export.shards import write_shards
 from alphamed_nemo.export.training_record import TrainingRecord, hub_sets
 from alphamed_nemo.export.usage import EXAMPLE, TEMPLATE
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.policy.weights import hf_shapes
 
 # Copied from the base model where it has them, beside the papers of its license: tokenizer and generation defaults.

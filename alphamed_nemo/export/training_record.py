@@ -12,14 +12,16 @@ from typing import Any
 
 import yaml
 
+from alphamed_nemo import provenance
 from alphamed_nemo.config import DataConfig
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.sources import LOADERS
-from alphamed_nemo.export import provenance
 from alphamed_nemo.export.base_model import is_hub_name
-from alphamed_nemo.policy import checkpoint, manifest
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
+from alphamed_nemo.policy.checkpoint import manifest
+from alphamed_nemo.rewards.functions import part_of
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,12 @@ class TrainingRecord:
         if (value := self.get(name)) is None:
             raise KeyError(name)
         return value
+
+    @property
+    def reward_functions(self) -> dict[str, float]:
+        """Weight by name of each of `reward.functions`; empty where the reward is the rule alone."""
+        places = self.get("reward.functions") or []
+        return dict(zip(map(part_of, places), self.get("reward.weights") or [1.0] * len(places), strict=False))
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alphamed_nemo.export.exact import compare_tensors
 from alphamed_nemo.export.logits import compare_logits, megatron_logits, probe
-from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
+from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.weights.binding import bind
 from alphamed_nemo.policy.weights.table import Entry, WeightTable

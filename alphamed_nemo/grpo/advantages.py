@@ -17,8 +17,9 @@ import math
 from collections.abc import Sequence
 
 from alphamed_nemo.config import GrpoConfig
+from alphamed_nemo.config.choices import Advantage, names
 
-ADVANTAGES = ("group_std", "group_std_population", "group_mean", "leave_one_out")
+ADVANTAGES = names(Advantage)
 
 
 def is_effective(rewards: Sequence[float]) -> bool:

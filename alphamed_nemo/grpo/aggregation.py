@@ -15,15 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from alphamed_nemo.policy.packing import TrainSequence
-
-AGGREGATIONS = ("token_mean", "sequence_mean", "constant_length")
+from alphamed_nemo.config.choices import Aggregation, names
+from alphamed_nemo.policy.packing import TrainSequence
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def token_weights(
         sequence: [N] index of each token's sequence in the micro-batch.
         lengths: [S] floating, response tokens of each sequence; its dtype is that of the result.
         totals: counts over the whole mini-batch.
-        aggregation: one of `AGGREGATIONS`.
+        aggregation: one of `Aggregation`.
         constant_length: tokens, for constant_length only.
 
     Returns:
@@ -85,4 +82,4 @@ def token_weights(
                 "for instance rollout.max_new_tokens, since grpo.aggregation is constant_length"
             )
         return torch.full_like(lengths[sequence], 1 / (totals.sequences * constant_length))
-    raise ValueError(f"grpo.aggregation: found {aggregation!r}, expected one of {', '.join(AGGREGATIONS)}")
+    raise ValueError(f"grpo.aggregation: found {aggregation!r}, expected one of {', '.join(names(Aggregation))}")

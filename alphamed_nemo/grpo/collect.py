@@ -11,9 +11,10 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.advantages import advantages
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.overlong import overlong_penalty
-from alphamed_nemo.grpo.stream import QuestionStream
-from alphamed_nemo.rewards.client import RewardClient
-from alphamed_nemo.rewards.types import RewardItem
+from alphamed_nemo.grpo.question_stream import QuestionStream
+from alphamed_nemo.rewards.functions import needs_question
+from alphamed_nemo.rewards.reward_client import RewardClient
+from alphamed_nemo.rewards.score import RewardItem
 from alphamed_nemo.rollout.client import RolloutClient
 from alphamed_nemo.rollout.types import Rollout
 
@@ -127,9 +128,16 @@ class Collector:
             seed=request_seed(cfg.run.seed, step, number),
         )
         generated = time.perf_counter()
+        asked = needs_question(cfg.reward)
         items = [
-            RewardItem(response=rollout.text, answer=question.answer, options=question.options)
-            for question, rollouts in zip(questions, sampled, strict=True)
+            RewardItem(
+                rollout.text,
+                question.answer,
+                question.options,
+                prompt=self.tokenizer.decode(prompt) if asked else "",
+                question=question if asked else None,
+            )
+            for question, prompt, rollouts in zip(questions, prompts, sampled, strict=True)
             for rollout in rollouts
         ]
         scores = self.rewards.score(items)

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from alphamed_nemo.config import GrpoConfig
+from alphamed_nemo.config.choices import Correction, names
 from alphamed_nemo.grpo.aggregation import sum_by_sequence
 from alphamed_nemo.grpo.kl import MAX_EXPONENT
-
-CORRECTIONS = ("none", "tis_token", "tis_sequence", "icepop", "sequence_mask")
 
 
 @torch.no_grad()
@@ -61,7 +60,7 @@ def correction_weights(old: Tensor, rollout: Tensor, sequence: Tensor, lengths: 
     if cfg.correction == "sequence_mask":
         mean_ratio = _exp(totals / lengths.clamp(min=1))
         return _inside(mean_ratio, cfg).to(difference.dtype)[sequence]
-    raise ValueError(f"grpo.correction: found {cfg.correction!r}, expected one of {', '.join(CORRECTIONS)}")
+    raise ValueError(f"grpo.correction: found {cfg.correction!r}, expected one of {', '.join(names(Correction))}")
 
 
 def _exp(difference: Tensor) -> Tensor:

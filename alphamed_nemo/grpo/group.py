@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.advantages import is_effective
 from alphamed_nemo.policy.packing import TrainSequence
-from alphamed_nemo.rewards.types import Score
+from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-KL_ESTIMATORS = ("k1", "k2", "k3")
+from alphamed_nemo.config.choices import KlEstimator, names
+
 MAX_EXPONENT = 20.0  # exp(20) is 5e8: beyond it one token would be the whole loss
 
 
@@ -22,7 +23,7 @@ def kl_per_token(logprobs: Tensor, other: Tensor, estimator: str = "k3") -> Tens
     Args:
         logprobs: log-probs of the distribution that sampled (or stands for it).
         other: log-probs of the same tokens under the distribution compared with.
-        estimator: one of `KL_ESTIMATORS`.
+        estimator: one of `KlEstimator`.
 
     Raises:
         ValueError: unknown estimator.
@@ -35,4 +36,4 @@ def kl_per_token(logprobs: Tensor, other: Tensor, estimator: str = "k3") -> Tens
     if estimator == "k3":
         difference = difference.clamp(-MAX_EXPONENT, MAX_EXPONENT)
         return torch.exp(difference) - difference - 1
-    raise ValueError(f"grpo.kl_estimator: found {estimator!r}, expected one of {', '.join(KL_ESTIMATORS)}")
+    raise ValueError(f"grpo.kl_estimator: found {estimator!r}, expected one of {', '.join(names(KlEstimator))}")

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alphamed_nemo.config import GrpoConfig
 from alphamed_nemo.grpo.kl import MAX_EXPONENT, kl_per_token
-
-if TYPE_CHECKING:
-    from alphamed_nemo.grpo.loss import ResponseTokens
+from alphamed_nemo.grpo.response_tokens import ResponseTokens
 
 # sum returned by the loss -> name in metrics.jsonl of its mean over response tokens
 MEANS = {
@@ -54,7 +51,8 @@ def token_sums(
 
     - tokens: their number; every other sum is divided by it at the end.
     - ratio_sum, clipped_low, clipped_high: of the ratio that the loss uses; a token counts as clipped where clipping
-      takes its gradient (clip, gspo) or changes its weight (cispo).
+      takes its gradient (clip, gspo) or changes its weight (cispo). A loss of the user's own may clip in other ways, or
+      not at all: nothing is counted then.
     - old_kl_sum: KL(old || current), k3; zero where one update is made on a rollout batch.
     - entropy_sum, kl_sum: present where the entropy or reference log-probs are.
     - token_mult_prob_error_sum: Σ exp|rollout − trainer|, the trainer under the weights before the update.
@@ -69,13 +67,13 @@ def token_sums(
     sums = {
         "tokens": torch.ones_like(difference).sum(),
         "ratio_sum": ratio.sum(),
-        "clipped_low": low.sum(),
-        "clipped_high": high.sum(),
         "old_kl_sum": kl_per_token(tokens.old, tokens.logprobs).sum(),
         "token_mult_prob_error_sum": torch.exp(difference.clamp(max=MAX_EXPONENT)).sum(),
         "gen_kl_error_sum": kl_per_token(tokens.rollout, tokens.old).sum(),
         "logprob_difference_max": torch.cat([difference, difference.new_zeros(1)]).max(),
     }
+    if not cfg.has_own_loss:
+        sums |= {"clipped_low": low.sum(), "clipped_high": high.sum()}
     if tokens.entropy is not None:
         sums["entropy_sum"] = tokens.entropy.sum()
     if kl is not None:

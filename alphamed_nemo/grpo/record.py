@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.grpo.collect import Collected
-from alphamed_nemo.run_folder import RunFolder
 
 Logger = Callable[[dict[str, float], int], None]
 
@@ -17,7 +17,7 @@ class RunRecord:
     Args:
         folder: the run folder.
         decode: token ids to text, special tokens included, so that samples show each prompt as it was sent.
-        samples_kept: responses a step that go into the samples file, whole groups first to last.
+        samples_kept: responses per step that go into the samples file, whole groups first to last.
         devices: ranks plus rollout devices, for throughput per device.
         loggers: each gets (metrics, step).
     """
@@ -77,6 +77,7 @@ class RunRecord:
                     "response": rollout.text,
                     "extracted": score.answer,
                     "reward": score.reward,
+                    **({"parts": score.parts} if score.parts else {}),
                     "truncated": rollout.truncated,
                     "length": len(rollout.response_ids),
                 }

@@ -12,7 +12,7 @@ from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.sensitivity import sensitivity
 from alphamed_nemo.rollout.check import other_weights, served_difference, tolerance
 from alphamed_nemo.rollout.client import RolloutClient
-from alphamed_nemo.rollout.connection import RolloutLost
+from alphamed_nemo.rollout.connection import Lost, RolloutLost
 
 TOKENS = 64  # of one sequence, drawn at random: unlikely tokens, whose log-probs every weight moves
 
@@ -40,8 +40,8 @@ class RefitCheck:
         (self.batch,) = pack([TrainSequence(self.ids[:1], self.ids[1:])], 128)
         self.limit: float | None = None  # nats, as last measured
 
-    def problem(self, version: int) -> str:
-        """Why the server was lost meanwhile; empty where it serves the policy's weights. Collective.
+    def compare(self, version: int) -> Lost | None:
+        """That the server was lost meanwhile; None where it serves the policy's weights. Collective.
 
         Args:
             version: of these weights.
@@ -51,7 +51,7 @@ class RefitCheck:
         """
         own = self.policy.logprobs([self.batch], 1.0)[0][self.batch.mask].tolist()
         found = self.exchange.from_rank0(lambda: self._served(own, version))
-        if isinstance(found, str):
+        if isinstance(found, Lost):
             return found
         first = self.limit is None
         if first or not found <= self.limit:
@@ -63,16 +63,17 @@ class RefitCheck:
         level = logging.INFO if first and self.client is not None else logging.DEBUG
         text = "server and policy differ by %.2g nats in the log-probs of given tokens (limit %.2g)"
         log.log(level, text, found, self.limit)
-        return ""
+        return None
 
-    def _served(self, own: list[float], version: int) -> float | str:
+    def _served(self, own: list[float], version: int) -> float | Lost:
         try:
             found = served_difference(self.client, self.ids, own)
             serving = self.client.weight_version()
         except RolloutLost as error:
-            return str(error)
+            return Lost(str(error))
         if serving != version:
-            return f"it reports weight version {serving} after a refit to {version}: a new one was started in its place"
+            text = f"it reports weight version {serving} after a refit to {version}: a new one was started in its place"
+            return Lost(text)
         return found
 
     def _refuse(self, found: float) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.corpus import reasons
 from alphamed_nemo.grpo.collect import Collected
+from alphamed_nemo.rewards.score import Score
 
 
 def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
@@ -14,7 +15,8 @@ def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
 
     `effective_query_ratio` and `frac_reward_zero_std` count every group that was sampled, also those that dynamic
     sampling replaced, and `effective_query_ratio/L<level>` the same for one level; `batch_effective_ratio` counts the
-    groups trained on. Lengths are in tokens, ratios in 0..1.
+    groups trained on. Lengths are in tokens, ratios in 0..1. With `reward.functions`, `reward/mean` is their weighted
+    sum and `reward/<function>` what each gave before its weight; `reward/correct` is then the share of right answers.
     """
     rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
     scores = [score for group in collected.groups for score in group.scores]
@@ -23,6 +25,7 @@ def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
     by_level = sorted(collected.by_level.items())
     return {
         "reward/mean": fmean(score.reward for score in scores),
+        **reward_parts(scores),
         "effective_query_ratio": effective,
         "frac_reward_zero_std": 1.0 - effective,
         **{f"effective_query_ratio/L{level}": uneven / asked for level, (asked, uneven) in by_level},
@@ -35,3 +38,12 @@ def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
         "sampling_rounds": float(collected.rounds),
         "weight_version": float(min(rollout.weight_version for rollout in rollouts)),
     }
+
+
+def reward_parts(scores: list[Score]) -> dict[str, float]:
+    """`reward/<part>`: the mean over the responses that have the part. A function may name parts for some only."""
+    parts: dict[str, list[float]] = {}
+    for score in scores:
+        for name, value in score.parts.items():
+            parts.setdefault(name, []).append(value)
+    return {f"reward/{name}": fmean(values) for name, values in parts.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from statistics import fmean
 
 from alphamed_nemo.config import Config, GrpoConfig
 from alphamed_nemo.grpo.aggregation import BatchTotals
+from alphamed_nemo.grpo.clock import StepClock
 from alphamed_nemo.grpo.group import Group
-from alphamed_nemo.grpo.loss import make_loss, needs_old_logprobs
+from alphamed_nemo.grpo.loss import GrpoLoss
 from alphamed_nemo.grpo.metrics import add_sums, finish_metrics
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy, StepStats
@@ -29,12 +29,12 @@ class Updater:
         self.share_prompts = policy.is_local if cfg.grpo.share_prompts is None else cfg.grpo.share_prompts
         self.reference = ReferencePolicy(policy) if cfg.grpo.kl_coef else None
 
-    def update(self, groups: list[Group], timing: dict[str, float]) -> dict[str, float]:
+    def update(self, groups: list[Group], clock: StepClock) -> dict[str, float]:
         """Trains on one rollout batch.
 
         Args:
             groups: the batch; every rank has the same.
-            timing: gets `old_logprobs` (the reference's included) and `training`, in seconds.
+            clock: gets the phases `old_logprobs` (the reference's included) and `training`.
 
         Returns:
             The metrics of the update, equal on all ranks. Means over tokens, across all mini-batches, are over those
@@ -44,24 +44,20 @@ class Updater:
         parts = split(groups, grpo.updates_per_batch)
         trained = [trained_on(part, grpo) for part in parts]
         minibatches = [self._pack(sequences) for sequences in trained]
-        started = time.perf_counter()
-        if needs_old_logprobs(grpo):
-            for batches in minibatches:
+        with clock.phase("old_logprobs"):
+            for batches in minibatches if grpo.needs_old_logprobs else ():
                 for batch, old in zip(batches, self.policy.logprobs(batches, temperature), strict=True):
                     batch.old_logprobs = old
-        if self.reference is not None:
-            for batches in minibatches:
+            for batches in minibatches if self.reference is not None else ():
                 for batch, values in zip(batches, self.reference.logprobs(batches, temperature), strict=True):
                     batch.ref_logprobs = values
-        timing["old_logprobs"] = time.perf_counter() - started
 
-        started = time.perf_counter()
         steps: list[StepStats] = []
-        for _ in range(grpo.epochs):
-            for part, sequences, batches in zip(parts, trained, minibatches, strict=True):
-                totals = BatchTotals.of(sequences_of(part) or sequences)
-                steps.append(self.policy.train_step(batches, make_loss(grpo, totals), temperature))
-        timing["training"] = time.perf_counter() - started
+        with clock.phase("training"):
+            for _ in range(grpo.epochs):
+                for part, sequences, batches in zip(parts, trained, minibatches, strict=True):
+                    totals = BatchTotals.of(sequences_of(part) or sequences)
+                    steps.append(self.policy.train_step(batches, GrpoLoss(grpo, totals), temperature))
         return {
             "loss": fmean(stats.loss for stats in steps),
             "grad_norm": fmean(stats.grad_norm for stats in steps),
@@ -89,10 +85,11 @@ def trained_on(groups: list[Group], cfg: GrpoConfig) -> list[TrainSequence]:
     """The responses that a forward and a backward pass are spent on, in order.
 
     A response with advantage 0 (all of its group are right, or all wrong) has no gradient, so it is left out unless a
-    KL or an entropy term gives it one; the loss is still divided by the counts of the whole mini-batch. Where nothing
-    is left, the shortest response goes with advantage 0: the optimizer's momentum and schedule move on as they would.
+    KL or an entropy term, or a loss of the user's own, may give it one; the loss is still divided by the counts of the
+    whole mini-batch. Where nothing is left, the shortest response goes with advantage 0: the optimizer's momentum and
+    schedule move on as they would.
     """
-    if cfg.kl_coef or cfg.entropy_coef:
+    if cfg.kl_coef or cfg.entropy_coef or cfg.has_own_loss:
         kept = sequences_of(groups)
     else:
         kept = [sequence for sequence in sequences_of(groups) if sequence.advantage]

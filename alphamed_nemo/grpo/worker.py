@@ -9,22 +9,24 @@ import sys
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from alphamed_nemo import families
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import load_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.grpo.collect import Collector
 from alphamed_nemo.grpo.exchange import Exchange
+from alphamed_nemo.grpo.question_stream import QuestionStream
 from alphamed_nemo.grpo.record import Logger, RunRecord
-from alphamed_nemo.grpo.stream import QuestionStream
-from alphamed_nemo.grpo.trainer import Driver, Trainer
-from alphamed_nemo.launch.settings import load_config
+from alphamed_nemo.grpo.recovery import Servers
+from alphamed_nemo.grpo.trainer import Trainer
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
 from alphamed_nemo.policy.weights import hf_shapes
-from alphamed_nemo.rewards.client import RewardClient
+from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rollout.client import RolloutClient
-from alphamed_nemo.rollout.manifest import Manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +36,20 @@ def main(config_path: str) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {os.environ.get('RANK', 0)} %(message)s")
     stop = StopFlag()
     cfg = load_config(config_path)
+    families.register(cfg.model.families)
     initialize(cfg.parallel, cfg.run.seed)
     exchange = Exchange()
     updates = cfg.grpo.steps * cfg.grpo.updates_per_batch * cfg.grpo.epochs
     policy = MegatronPolicy(cfg.model, cfg.parallel, cfg.optim, cfg.model.path, total_steps=updates)
-    driver = make_driver(cfg, policy) if exchange.rank == 0 else None
-    complete = Trainer(cfg, policy, exchange, driver, stop.is_set).run()
+    servers = connect_servers(cfg, policy) if exchange.rank == 0 else None
+    record_of_run = open_record(cfg, policy) if exchange.rank == 0 else None
+    complete = Trainer(cfg, policy, exchange, servers, record_of_run, stop.is_set).run()
     stop.close()
     if complete and exchange.rank == 0:
         RunFolder.of(cfg).done.touch()
 
 
-def make_driver(cfg: Config, policy: MegatronPolicy) -> Driver:
+def connect_servers(cfg: Config, policy: MegatronPolicy) -> Servers:
     stream = QuestionStream(read_questions(cfg.grpo.questions), cfg.run.seed, cfg.grpo.curriculum)
     collector = Collector(
         cfg,
@@ -56,13 +60,18 @@ def make_driver(cfg: Config, policy: MegatronPolicy) -> Driver:
     )
     manifest = Manifest(hf_shapes(policy.hf_config), cfg.model.dtype)
     transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, manifest)
+    return Servers(collector, transfer)
+
+
+def open_record(cfg: Config, policy: MegatronPolicy) -> RunRecord:
+    """The run's metrics, samples and loggers."""
     devices = cfg.parallel.world_size + (0 if cfg.rollout.transfer == "ipc" else cfg.rollout.world_size)
     folder, kept = RunFolder.of(cfg), cfg.grpo.samples_kept
-    return Driver(collector, transfer, RunRecord(folder, policy.tokenizer.decode, kept, devices, make_loggers(cfg)))
+    return RunRecord(folder, policy.tokenizer.decode, kept, devices, make_loggers(cfg))
 
 
 def make_loggers(cfg: Config) -> list[Logger]:
-    from alphamed_nemo.launch.loggers import experiment_loggers  # imports NeMo, which takes seconds: rank 0 only
+    from alphamed_nemo.grpo.loggers import experiment_loggers  # imports NeMo, which takes seconds: rank 0 only
 
     return [experiment_loggers(cfg)]
 

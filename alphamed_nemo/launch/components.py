@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
 from dataclasses import dataclass, field
 
+from alphamed_nemo import devices
 from alphamed_nemo.config import Config
-from alphamed_nemo.rollout.server import new_api_key, vllm_command
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.processor import Processor, this_processor
+from alphamed_nemo.rollout.vllm_command import engine_threads, new_api_key, vllm_command
 
 LOOPBACK = "127.0.0.1"
 
@@ -17,6 +20,8 @@ LOOPBACK = "127.0.0.1"
 # page, for the next activation: a fifth of a training step on CPU. Kept instead, up to 4 GiB. Not for vLLM: a refit
 # would be a quarter faster, but the engine would keep as much again as the weights.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Component:
         ready_within_s: limit for becoming ready.
         grace_s: time between SIGTERM and SIGKILL.
         restarts: how often it may be started again after it ended, or hung, once it had been ready.
-        silent_within_s: without an answer for so long, it hangs.
+        silent_within_s: a component without an answer for this many seconds counts as hanging.
     """
 
     name: str
@@ -68,6 +73,7 @@ def reward_server(cfg: Config) -> Component:
     argv = [sys.executable, "-m", "alphamed_nemo.rewards.server", "--host", cfg.reward.host, "--port", str(port)]
     argv += ["--protocol", cfg.reward.protocol, "--max-batch", str(cfg.reward.max_batch)]
     argv += ["--max-response-chars", str(cfg.reward.max_response_chars)]
+    argv += [f"--function={name}={weight!r}" for name, weight in cfg.reward.weighted.items()]
     env = {"ALPHAMED_REWARD_API_KEY": cfg.reward.api_key}
     return server("reward", argv, env, cfg.reward.url, cfg)
 
@@ -111,3 +117,28 @@ def trainer(cfg: Config) -> Component:
     )
     # Time to finish the step and save; torchrun gives its ranks 30 s of it.
     return Component("trainer", argv, env, grace_s=40)
+
+
+def announce_processor(cfg: Config, processor: Processor | None = None) -> None:
+    """Says what a run on a CPU host computes with, and warns of bfloat16 where that is slow. Dtypes are settled."""
+    if devices.cuda_is_available():
+        return
+    processor = processor or this_processor()
+    log.info(
+        "%s; trainer: %s, %d × %d threads; vLLM: %s, %d × %d threads",
+        processor,
+        cfg.model.dtype,
+        cfg.parallel.world_size,
+        trainer_threads(cfg),
+        cfg.rollout.dtype,
+        cfg.rollout.world_size,
+        engine_threads(cfg.rollout),
+    )
+    asked = [f"{group}.dtype" for group in ("model", "rollout") if getattr(cfg, group).dtype == "bfloat16"]
+    if asked and processor.bfloat16_slower:
+        log.warning(
+            "%s: bfloat16 takes about %d times as long as float32 on this processor, which has no instructions for it; "
+            "a new run is faster with float32 or auto",
+            " and ".join(asked),
+            processor.bfloat16_slower,
+        )

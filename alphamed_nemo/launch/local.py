@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from alphamed_nemo.errors import ComponentError, Stopped
 from alphamed_nemo.launch.components import Component
 
 log = logging.getLogger(__name__)
@@ -25,18 +26,6 @@ HEALTH_EVERY_S = 1.0
 SICK_S = 5.0
 KILL_S = 10  # on top of a component's grace, for the wrapper to clear away what is left
 LOG_LINES = 30  # of a failed component, shown in the error
-
-
-class ComponentError(RuntimeError):
-    """A component ended, or did not become ready. The message has its name, its status and its last log lines."""
-
-
-class Stopped(Exception):
-    """The launcher was asked to stop by a signal; `number` says which."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
 
 
 @dataclass

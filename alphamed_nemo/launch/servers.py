@@ -10,7 +10,7 @@ from typing import TypeVar
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.components import reward_server, rollout_server
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.rewards.client import RewardClient
+from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rollout.client import RolloutClient, RolloutLost
 
 MAX_LOSSES = 3

@@ -18,17 +18,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from alphamed_nemo.cli.preflight import check_built, check_own_code, check_training
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import SECRETS, write_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.allocation import Allocation, check_allocation
-from alphamed_nemo.launch.checks import check_layout, check_model_folder, check_training
 from alphamed_nemo.launch.components import Component, reward_server, server
-from alphamed_nemo.launch.recipe import recipe
-from alphamed_nemo.launch.settings import SECRETS, write_config
 from alphamed_nemo.plan.changes import advise
-from alphamed_nemo.plan.plan import make_plan
+from alphamed_nemo.plan.prediction import make_plan
 from alphamed_nemo.plan.text import plan_text
-from alphamed_nemo.rollout.server import vllm_command
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.rollout.vllm_command import vllm_command
 
 log = logging.getLogger(__name__)
 
@@ -228,16 +228,22 @@ def description(cfg: Config, allocation: Allocation, steps: list[Step]) -> str:
     return "\n".join(lines)
 
 
-@recipe("train_grpo", nemo=False, on_gpus=lambda: Allocation.from_environment().gpus > 0)
+def dry_run(cfg: Config, allocation: Allocation) -> str:
+    """The description, once the settings are known to fit the model."""
+    if Path(cfg.model.path).is_dir():  # a login node may not see it
+        check_built(cfg)
+    return description(cfg, allocation, plan_training(cfg, allocation))
+
+
+@recipe("train_grpo", on_gpus=lambda: Allocation.from_environment().gpus > 0)
 def main(cfg: Config) -> None:
     allocation = Allocation.from_environment()
     folder = RunFolder.of(cfg).logs / allocation.attempt
     for (section, name), variable in SECRETS.items():
         setattr(getattr(cfg, section), name, os.environ[variable])
+    check_own_code(cfg)
     if os.environ.get("ALPHAMED_DRY_RUN"):
-        if Path(cfg.model.path).is_dir():  # a login node may not see it
-            check_layout(cfg, check_model_folder(cfg.model.path, "model.path"))
-        print(description(cfg, allocation, plan_training(cfg, allocation)))
+        print(dry_run(cfg, allocation))
         return
     steps = plan_training(cfg, allocation)
     if is_complete(cfg):

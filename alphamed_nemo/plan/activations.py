@@ -16,10 +16,11 @@ import math
 from dataclasses import dataclass
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.plan.model import Model
+from alphamed_nemo.config.choices import Recompute, names
+from alphamed_nemo.plan.sizes import Model
 from alphamed_nemo.plan.states import ELEMENT
 
-RECOMPUTE = ("none", "selective", "full")
+RECOMPUTE = names(Recompute)
 
 # Bytes an element of the logits [rows, vocabulary part] at the fullest moment, the backward pass of
 # policy/logprobs.py: probabilities and three float32 temporaries, and the gradient in the model's type.

@@ -10,8 +10,8 @@ from typing import Any
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.plan.activations import RECOMPUTE
-from alphamed_nemo.plan.model import Model
-from alphamed_nemo.plan.plan import Plan, make_plan
+from alphamed_nemo.plan.prediction import Plan, make_plan
+from alphamed_nemo.plan.sizes import Model
 
 Change = dict[str, Any]  # dotted setting → value
 

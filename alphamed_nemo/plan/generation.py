@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from alphamed_nemo.config import Config
 from alphamed_nemo.plan.hardware import GIB, Cluster
 from alphamed_nemo.plan.lengths import Workload
-from alphamed_nemo.plan.model import Model
+from alphamed_nemo.plan.sizes import Model
 from alphamed_nemo.plan.states import ELEMENT
 
 

@@ -9,7 +9,7 @@ from alphamed_nemo.plan.activations import activation_bytes, logit_bytes
 from alphamed_nemo.plan.generation import Engine
 from alphamed_nemo.plan.hardware import GIB, Cluster
 from alphamed_nemo.plan.lengths import Workload
-from alphamed_nemo.plan.model import Model
+from alphamed_nemo.plan.sizes import Model
 from alphamed_nemo.plan.states import States, rank_states
 from alphamed_nemo.plan.training import Packs
 

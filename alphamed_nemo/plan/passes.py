@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.medical_bank import medical_bank
-from alphamed_nemo.run_folder import RunFolder
 
 # Training questions of the published sets, before duplicates and leaks are removed: (set, subset) → questions.
 PUBLISHED = {

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.plan.model import Model
+from alphamed_nemo.plan.sizes import Model
 
 ELEMENT = {"float32": 4, "bfloat16": 2}
 GRADIENT = MOMENT = MASTER = 4  # float32

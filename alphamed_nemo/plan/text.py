@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from alphamed_nemo.plan.changes import Advice, Change
 from alphamed_nemo.plan.hardware import GIB
 from alphamed_nemo.plan.passes import Passes, count_passes
-from alphamed_nemo.plan.plan import Plan
+from alphamed_nemo.plan.prediction import Plan
 
 GB = 1e9
 
@@ -36,7 +36,7 @@ def run_lines(plan: Plan) -> Iterator[str]:
         f"{max(0, engine.cache_tokens):,} tokens and {engine.concurrent} responses at once"
     )
     yield (
-        f"{load.samples:,} samples a step, {load.tokens / load.samples:,.0f} tokens each; longest response "
+        f"{load.samples:,} samples per step, {load.tokens / load.samples:,.0f} tokens each; longest response "
         f"{max(load.responses):,}"
     )
     if passes := count_passes(cfg):

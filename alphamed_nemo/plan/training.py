@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from alphamed_nemo.config import Config
 from alphamed_nemo.plan.hardware import Cluster
 from alphamed_nemo.plan.lengths import Workload
-from alphamed_nemo.plan.model import Model
+from alphamed_nemo.plan.sizes import Model
 from alphamed_nemo.plan.states import ELEMENT, GRADIENT, States
 from alphamed_nemo.policy.packing import divide
 

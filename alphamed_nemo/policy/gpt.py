@@ -7,7 +7,7 @@ from typing import Any
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
-from alphamed_nemo.policy.attention import SegmentParams
+from alphamed_nemo.policy.local.attention import SegmentParams
 
 
 class PolicyGPTModel(GPTModel):

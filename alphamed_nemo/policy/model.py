@@ -20,10 +20,11 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
+from alphamed_nemo.config.layout import check_layout
 from alphamed_nemo.families import Dimensions, dimensions
-from alphamed_nemo.policy.attention import PackedAttention
 from alphamed_nemo.policy.gpt import PolicyGPTModel
-from alphamed_nemo.policy.local_ops import PackedRMSNorm, SwiGLU
+from alphamed_nemo.policy.local.attention import PackedAttention
+from alphamed_nemo.policy.local.operators import PackedRMSNorm, SwiGLU
 
 RECOMPUTE = {
     "none": {},
@@ -247,20 +248,4 @@ def _check(sizes: Dimensions, model: ModelConfig, parallel: ParallelConfig) -> N
     """Raises ValueError for a dtype or a layout that cannot be built; `dimensions` has refused other models."""
     if model.dtype not in DTYPES:
         raise ValueError(f"model.dtype is {model.dtype!r}; expected one of {', '.join(DTYPES)}")
-    divided = {
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.groups,
-        "intermediate_size": sizes.features,
-    }
-    for key, size in divided.items():
-        if size % parallel.tensor:
-            raise ValueError(
-                f"parallel.tensor is {parallel.tensor}, which does not divide the model's {key} of {size}: choose a "
-                "divisor"
-            )
-    stages = parallel.pipeline * (parallel.virtual_pipeline or 1)
-    if sizes.layers % stages:
-        raise ValueError(
-            f"the model's {sizes.layers} layers do not divide into {stages} stages "
-            f"(parallel.pipeline={parallel.pipeline}, parallel.virtual_pipeline={parallel.virtual_pipeline})"
-        )
+    check_layout(parallel, sizes.heads, sizes.groups, sizes.features, sizes.layers)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.policy import runtime
-from alphamed_nemo.policy.heap import HEAP
+from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.model import build_model
 from alphamed_nemo.policy.optimizer import build_optimizer, wrap
 from alphamed_nemo.policy.packing import PackedBatch

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.policy import cpu
+from alphamed_nemo.policy.local import cuda_on_cpu
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def initialize(parallel: ParallelConfig, seed: int = 1) -> None:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
-        cpu.install()
+        cuda_on_cpu.install()
         _share_cores()
     _join(on_gpu)
     if dist.get_world_size() != parallel.world_size:

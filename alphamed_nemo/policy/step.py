@@ -14,8 +14,8 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from alphamed_nemo.policy.attention import SegmentParams
-from alphamed_nemo.policy.heap import HEAP
+from alphamed_nemo.policy.local.attention import SegmentParams
+from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.logprobs import token_logprobs
 from alphamed_nemo.policy.packing import PackedBatch, empty_like
 

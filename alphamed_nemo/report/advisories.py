@@ -39,18 +39,23 @@ def advisories(rows: list[Mapping[str, float]]) -> Iterator[tuple[str, str]]:
     truncated = fmean(row["response_length/clip_ratio"] for row in rows)
     unread = fmean(row["unparsable_ratio"] for row in rows)
     span = f"for {len(rows)} steps"
-    if all(row["reward/mean"] == 0 for row in rows):
+    # With reward.functions the mean is a weighted sum, and a row says apart how many answers were right.
+    right = [row.get("reward/correct", row["reward/mean"]) for row in rows]
+    weighted = any("reward/correct" in row for row in rows)
+    flat = all(row["effective_query_ratio"] == 0 for row in rows)
+    if not any(right):
+        teaches = "there is no gradient" if flat or not weighted else "other reward functions alone give a gradient"
         yield (
             "no reward",
-            f"no response was right {span}, so there is no gradient: {unread:.0%} had no answer that can be read "
+            f"no response was right {span}, so {teaches}: {unread:.0%} had no answer that can be read "
             f"(data.prompt, data.chat_template, reward.protocol) and {truncated:.0%} were cut off "
             "(rollout.max_new_tokens); else the questions are too hard (label_difficulty, label.up_to)",
         )
-    elif all(row["effective_query_ratio"] == 0 for row in rows):
-        right = fmean(row["reward/mean"] for row in rows)
+    elif flat:
+        alike = "had equal rewards" if weighted else "were all right or all wrong"
         yield (
             "no gradient",
-            f"the responses to each question were all right or all wrong {span} ({right:.0%} right), so there is no "
+            f"the responses to each question {alike} {span} ({fmean(right):.0%} right), so there is no "
             "gradient: draw questions of other levels (label.up_to, grpo.questions), raise rollout.temperature or "
             "grpo.samples_per_question",
         )

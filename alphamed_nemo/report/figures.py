@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from alphamed_nemo.data.difficulty import expected_effective
-from alphamed_nemo.report.run_data import Evaluation, RunData
+from alphamed_nemo.report.run_data import CORRECT, Evaluation, RunData
 from alphamed_nemo.report.scale import number, percent
-from alphamed_nemo.report.svg import Series, bars, intervals, line_chart, stacked_bars
+from alphamed_nemo.report.svg import Series, bars, histogram, intervals, line_chart, stacked_bars
 
 BINS = (1, 2, 5, 10, 25, 50, 100, 250)  # tokens
 LEVELS_SHOWN = 8
+PARTS_SHOWN = 8  # as many as there are colours
 WINDOWS = 6
 TIMINGS = ("generation", "reward", "old_logprobs", "training", "refit", "checkpoint")
 
@@ -40,6 +41,8 @@ def training_figures(run: RunData) -> list[Figure]:
     """The curves of one run."""
     makers = (
         reward,
+        correct_answers,
+        reward_functions,
         effective_queries,
         effective_in_training,
         response_length,
@@ -66,12 +69,31 @@ def lines(run: RunData, title: str, note: str, names: Sequence[tuple[str, str]],
 
 
 def reward(run: RunData) -> Figure | None:
-    note = "Share of sampled responses whose final answer is the key."
+    if run.weighted:
+        note = "Mean weighted sum of the reward functions; right answers have a chart of their own."
+        return lines(run, "Weighted reward", note, [("reward/mean", "weighted reward")])
+    note = "Share of sampled responses whose final answer is correct."
     return lines(run, "Reward", note, [("reward/mean", "reward")], y_range=(0, 1), show=percent)
 
 
+def correct_answers(run: RunData) -> Figure | None:
+    """Where the reward is not this share itself."""
+    note = "Share of sampled responses whose final answer is correct."
+    return lines(run, "Correct answers", note, [(CORRECT, "correct")], y_range=(0, 1), show=percent)
+
+
+def reward_functions(run: RunData) -> Figure | None:
+    """What a user's own functions gave, and the named parts of it."""
+    names = [name for name in run.reward_parts if name != CORRECT]
+    note = "Mean of each reward function, and of the parts that it names, before its weight."
+    return lines(run, "Reward functions", note, [(name, name.removeprefix("reward/")) for name in names[:PARTS_SHOWN]])
+
+
 def effective_queries(run: RunData) -> Figure | None:
-    note = "Share of questions whose group of rewards is not all equal; only these carry a gradient."
+    note = (
+        "Share of questions whose responses are neither all right nor all wrong; only these carry a gradient. "
+        "It is expected to fall as questions are learned."
+    )
     names = [("effective_query_ratio", "effective queries")]
     return lines(run, "Effective queries", note, names, y_range=(0, 1), show=percent)
 
@@ -80,33 +102,37 @@ def response_length(run: RunData) -> Figure | None:
     x, y = run.series("response_length/mean")
     if not x:
         return None
-    note = "Mean tokens of a response. Nothing rewards length; it grows where reasoning pays."
+    note = "Mean tokens per response. Nothing rewards length; it grows where reasoning pays off."
     _, clipped = run.series("response_length/clip_ratio")
     if clipped:
-        note += f" At most {percent(max(clipped))} of a step's responses hit the limit."
+        most = f"At most {percent(max(clipped))} of a step's responses" if max(clipped) > 0 else "No response"
+        note += f" {most} reached the limit of tokens."
     return lines(run, "Response length", note, [("response_length/mean", "tokens")], y_range=(0, 1.12 * max(y)))
 
 
 def answers(run: RunData) -> Figure | None:
-    note = "Share of responses that reason before they answer, and share from which no answer could be read."
+    note = "Shares of responses that reason before they answer, and of those from which no answer could be read."
     names = [("reasoned_ratio", "reasoned"), ("unparsable_ratio", "unparsable")]
     return lines(run, "Form of the answers", note, names, y_range=(0, 1), show=percent)
 
 
 def logprob_gap(run: RunData) -> Figure | None:
-    """exp|d| − 1 is |d| to first order, so the mean error and the largest difference share one axis in nats."""
+    """exp|d| − 1 is |d| to first order, so the mismatch and the largest difference share one axis in nats."""
     series = []
     x, y = run.series("token_mult_prob_error")
     if x:
-        series.append(Series("mean error", x, [value - 1 for value in y], 1))
+        series.append(Series("mismatch", x, [max(0.0, value - 1) for value in y], 1))
     x, y = run.series("logprob_difference_max")
     if x:
         series.append(Series("largest difference", x, y, 2))
     if not any(value > 0 for line in series for value in line.y):
         return None
     gate = run.config.get("grpo", {}).get("max_token_mult_prob_error") or 0
-    marks = [(gate - 1, f"the mean's gate, {number(gate - 1)}")] if gate > 1 else []
-    note = "How far the trainer's log-probs of the sampled tokens are from the rollout engine's, in nats."
+    marks = [(gate - 1, f"limit of the mismatch, {number(gate - 1)}")] if gate > 1 else []
+    note = (
+        "How far the trainer's log-probs of the sampled tokens are from the rollout engine's. The mismatch is the mean "
+        "ratio of probabilities, minus 1; the largest difference is in nats."
+    )
     chart = line_chart(series, "Trainer and rollout engine", log=True, marks=marks)
     return Figure("Trainer and rollout engine", note, chart, [(line.name, line.colour) for line in series])
 
@@ -128,7 +154,7 @@ def timing(run: RunData) -> Figure | None:
     ]
     if not layers:
         return None
-    note = f"Seconds of each step by what they went to; {number(sum(total) / len(total))} s a step on average."
+    note = f"Seconds of each step by activity; {number(sum(total) / len(total))} s per step on average."
     chart = stacked_bars(layers, "Time of a step", lambda value: f"{number(value)} s" if value else "0")
     return Figure("Time of a step", note, chart, [(layer.name, layer.colour) for layer in layers])
 
@@ -147,14 +173,14 @@ def effective_in_training(run: RunData) -> Figure | None:
         return None
     title, note = (
         "Effective queries by level",
-        "The same by difficulty of the question, as a mean over a sixth of the run.",
+        "The same by the question's difficulty, each point the mean over a sixth of the run.",
     )
     chart = line_chart(series, title, y_range=(0, 1), show=percent, smoothing=False)
     return Figure(title, note, chart, [(line.name, line.colour) for line in series])
 
 
 def entropy(run: RunData) -> Figure | None:
-    return lines(run, "Entropy", "Mean entropy of the policy at a response token, in nats.", [("entropy", "nats")])
+    return lines(run, "Entropy", "Mean entropy of the policy per response token, in nats.", [("entropy", "nats")])
 
 
 def gradient_norm(run: RunData) -> Figure | None:
@@ -166,7 +192,7 @@ def difficulty(run: RunData) -> Figure | None:
         return None
     total = sum(run.levels.values())
     names = [f"L{level}" for level in run.levels]
-    note = f"{total:,} questions by how many samples of the base model were right: L1 all of them, the last none."
+    note = f"{total:,} questions by how many of the base model's samples were right: L1 all, the last level none."
     return Figure("Difficulty levels", note, bars(names, list(run.levels.values()), "Difficulty levels"), [])
 
 
@@ -183,11 +209,11 @@ def effective_by_level(run: RunData) -> Figure | None:
     levels = sorted(expected)
     note = f"Expected share of effective queries in groups of {size}, from the base model's samples (uniform prior)."
     chart = bars([f"L{level}" for level in levels], [fmean(expected[level]) for level in levels], note, percent)
-    return Figure("Effective queries to expect", note, chart, [])
+    return Figure("Expected effective queries", note, chart, [])
 
 
 def question_length(runs: Sequence[RunData]) -> Figure | None:
-    """Distribution of question lengths, a line for each data set; with several runs, for each run."""
+    """Distribution of question lengths, one outline per data set; with several runs, one per run."""
     groups: dict[str, list[int]] = {}
     for run in runs:
         for question in run.labelled:
@@ -200,11 +226,12 @@ def question_length(runs: Sequence[RunData]) -> Figure | None:
     series = []
     for colour, (name, lengths) in enumerate(groups.items()):
         counts = Counter(length // width for length in lengths)
-        bins = range(max(counts) + 1)
+        bins = range(min(counts), max(counts) + 1)
         share = [counts[i] / len(lengths) for i in bins]
-        series.append(Series(name, [(i + 0.5) * width for i in bins], share, 1 + colour % 8))
-    note = f"Share of questions by their own length, in bins of {width} tokens of the model."
-    chart = line_chart(series, "Question length", show=percent, x_label="tokens", smoothing=False)
+        series.append(Series(name, [float(i * width) for i in bins], share, 1 + colour % 8))
+    unit = "one token" if width == 1 else f"{width} tokens"
+    note = f"Share of questions by length without the prompt around them, in bins of {unit}."
+    chart = histogram(series, width, "Question length", "tokens")
     return Figure(
         "Question length", note, chart, [(line.name, line.colour) for line in series] if len(series) > 1 else []
     )
@@ -220,11 +247,11 @@ def accuracies(evaluations: Sequence[Evaluation]) -> Figure | None:
         [8 if row.role == "base" else 6 if row.role == "forced" else 1 for row in evaluations],
         "Accuracy before and after",
     )
-    return Figure("Accuracy", "Bars are shares of questions answered correctly; whiskers are 95% intervals.", chart, [])
+    return Figure("Accuracy", "Share of questions answered correctly; whiskers are 95% intervals.", chart, [])
 
 
 def benchmarks(runs: Sequence[RunData]) -> list[Figure]:
-    """A chart a benchmark: the base model once, then each run's trained model, in the order of the runs."""
+    """One chart per benchmark: the base model once, then each run's trained model, in the order of the runs."""
     names = sorted({name for run in runs for row in run.evaluations for name in row.by_dataset})
     figures = []
     for name in names:
@@ -253,17 +280,26 @@ def questions_asked(rows: Sequence[tuple]) -> str:
 
 def compared(runs: Sequence[RunData]) -> list[Figure]:
     """The same curve of several runs in one chart each."""
+    share = {"y_range": (0, 1), "show": percent}
+    right = "Share of sampled responses whose final answer is correct."
+    weighted = any(run.weighted for run in runs)
     wanted = (
-        ("Reward", "reward/mean", {"y_range": (0, 1), "show": percent}),
-        ("Effective queries", "effective_query_ratio", {"y_range": (0, 1), "show": percent}),
-        ("Response length", "response_length/mean", {}),
-        ("Seconds a step", "timing/step", {}),
+        ("Weighted reward", "reward/mean", "Mean weighted sum of the reward functions.", {})
+        if weighted
+        else ("Reward", "reward/mean", right, share),
+        *([("Correct answers", CORRECT, right, share)] if weighted else []),
+        ("Effective queries", "effective_query_ratio", "Share of questions that carry a gradient.", share),
+        ("Response length", "response_length/mean", "Mean tokens per response.", {}),
+        ("Time of a step", "timing/step", "Seconds per step.", {}),
     )
     figures = []
-    for title, metric, options in wanted:
-        series = [Series(run.name, *run.series(metric), 1 + i % 8) for i, run in enumerate(runs)]
+    for title, metric, note, options in wanted:
+        series = [
+            Series(run.name, *run.series(run.right if metric == CORRECT else metric), 1 + i % 8)
+            for i, run in enumerate(runs)
+        ]
         series = [line for line in series if line.x]
         if series:
             legend = [(line.name, line.colour) for line in series]
-            figures.append(Figure(title, metric, line_chart(series, title, **options), legend))
+            figures.append(Figure(title, note, line_chart(series, title, **options), legend))
     return figures

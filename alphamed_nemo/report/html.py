@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.report.figures import (
     Figure,
     accuracies,
@@ -20,10 +21,8 @@ from alphamed_nemo.report.figures import (
     question_length,
     training_figures,
 )
-from alphamed_nemo.report.progress import duration
-from alphamed_nemo.report.run_data import RunData, read_run
-from alphamed_nemo.report.scale import number
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.report.run_data import CORRECT, RunData, read_run
+from alphamed_nemo.report.scale import duration, number
 
 CARDS = 4  # sample responses shown of the first and of the last step
 LONGEST_RESPONSE = 6000  # characters of a response on a card
@@ -114,7 +113,8 @@ def headline(run: RunData) -> str:
         return text + "."
     _, rewards = run.series("reward/mean")
     if rewards:
-        return f"Mean reward went from {rewards[0]:.2f} to {rewards[-1]:.2f} in {steps}."
+        kind = "Mean weighted reward" if run.weighted else "Mean reward"
+        return f"{kind} went from {rewards[0]:.2f} to {rewards[-1]:.2f} in {steps}."
     return f"{len(run.evaluations)} evaluations." if run.evaluations else "Questions labelled by difficulty."
 
 
@@ -127,16 +127,22 @@ def tiles(run: RunData) -> list[Tile]:
             Tile("Accuracy", share(run.trained.accuracy), f"{gain:+.1f} points from {share(run.base.accuracy)}")
         )
     for metric, name, form in (
-        ("reward/mean", "Mean reward", "{:.2f}"),
+        ("reward/mean", "Mean weighted reward" if run.weighted else "Mean reward", "{:.2f}"),
+        (CORRECT, "Correct answers", "{:.0%}"),
         ("effective_query_ratio", "Effective queries", "{:.0%}"),
         ("response_length/mean", "Response length", "{:.0f}"),
     ):
         _, values = run.series(metric)
         if values:
-            found.append(Tile(name, form.format(values[-1]), f"at the first step {form.format(values[0])}"))
-    _, gaps = run.series("logprob_difference_max")
-    if gaps:
-        found.append(Tile("Largest log-prob gap", number(max(gaps)), "nats, trainer to rollout engine"))
+            note = f"{form.format(values[0])} at the first step"
+            if metric == "effective_query_ratio":
+                note += "; expected to fall as questions are learned"
+            found.append(Tile(name, form.format(values[-1]), note))
+    _, errors = run.series("token_mult_prob_error")
+    if errors:
+        limit = run.config.get("grpo", {}).get("max_token_mult_prob_error") or 0
+        note = "largest between trainer and rollout engine" + (f"; limit {number(limit - 1)}" if limit > 1 else "")
+        found.append(Tile("Mismatch", number(max(0.0, *(error - 1 for error in errors))), note))
     return found
 
 
@@ -202,6 +208,11 @@ def differing_settings(runs: list[RunData]) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
+def is_right(row: dict) -> bool:
+    """Whether a sample's final answer is the key, whatever its reward."""
+    return row["extracted"] == row["answer"] if {"extracted", "answer"} <= set(row) else bool(row.get("reward"))
+
+
 def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}%"
 
@@ -220,7 +231,7 @@ def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("alphamed_nemo.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"share": share, "response": response_markup, "chart": figure_markup}
+    environment.filters |= {"share": share, "response": response_markup, "chart": figure_markup, "right": is_right}
     return environment
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import yaml
 
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, mcnemar
-from alphamed_nemo.run_folder import RunFolder
 
+PARTS, REWARD, CORRECT = "reward/", "reward/mean", "reward/correct"  # metrics
 ROLES = ("base", "forced", "other", "trained")  # their order in tables
 SECRET = re.compile(r"api_key|token$|secret|password", re.IGNORECASE)
 
@@ -27,7 +28,7 @@ class Labelled:
         level: 1 is the easiest.
         tokens: length of the question alone, or None.
         correct: right answers of the base model, or None.
-        samples: out of so many, or None.
+        samples: number of samples that were graded, or None.
     """
 
     dataset: str
@@ -47,7 +48,7 @@ class Evaluation:
         n: questions, or None where the file does not say.
         interval: 95% interval of the accuracy, or None.
         unanswered: share of responses without an answer, or None.
-        mean_length: tokens a response, or None.
+        mean_length: tokens per response, or None.
         reasoned: share of responses that reason before they answer, or None.
         forced: the responses were made to begin with a reasoning prefix.
         model: what was asked.
@@ -101,7 +102,7 @@ class RunData:
 
     Attributes:
         name: the folder's name.
-        metrics: rows of metrics.jsonl in order of steps, one a step.
+        metrics: rows of metrics.jsonl in order of steps, one per step.
         evaluations: the base model first, then the base made to reason, then the rest by name, the trained model last.
         labelled: the questions that have a difficulty level.
         samples: step -> rows of samples/step_<n>.jsonl, the first and the last step only.
@@ -116,6 +117,22 @@ class RunData:
     samples: dict[int, list[dict]] = field(default_factory=dict)
     config: dict = field(default_factory=dict)
     summary: dict = field(default_factory=dict)
+
+    @property
+    def reward_parts(self) -> list[str]:
+        """Metrics of the parts of a weighted reward, the rule's among them, in their order."""
+        names = dict.fromkeys(name for row in self.metrics for name in row if name.startswith(PARTS))
+        return [name for name in names if name != REWARD]
+
+    @property
+    def weighted(self) -> bool:
+        """The reward is a weighted sum of functions, not the share of right answers."""
+        return CORRECT in self.reward_parts
+
+    @property
+    def right(self) -> str:
+        """The metric that is the share of right answers."""
+        return CORRECT if self.weighted else REWARD
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, where it was recorded."""
@@ -197,7 +214,7 @@ def read_json_lines(path: Path) -> list[dict]:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """One row a step; where a resumed run wrote a step again, the later row."""
+    """One row per step; where a resumed run wrote a step again, the later row."""
     by_step = {row["step"]: row for row in read_json_lines(path)}
     return [by_step[step] for step in sorted(by_step)]
 

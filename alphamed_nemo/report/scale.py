@@ -38,7 +38,13 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.0f}%"
+    """A share as a percentage, to three digits: what is not zero never reads as 0%."""
+    return f"{number(100 * value)}%"
+
+
+def decade(power: int) -> str:
+    """A power of ten on a logarithmic axis, written alike for all of them: 10⁻⁵."""
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -74,3 +80,13 @@ def padded_range(values: Sequence[float], log: bool = False) -> tuple[float, flo
         return 10 ** math.floor(math.log10(low) - 1e-9), 10 ** math.ceil(math.log10(high) + 1e-9)
     space = 0.08 * (high - low) or max(abs(high) * 0.1, 0.5)
     return (0.0 if 0 <= low < 0.5 * high else low - space), high + space
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 8.4 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.report.run_data import read_json, read_run
-from alphamed_nemo.run_folder import RunFolder
 
 PACKAGES = (
     "alphamed-nemo",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from statistics import fmean
 
-from alphamed_nemo.report.scale import Axis, nice_ticks, number, padded_range, percent, smooth
+from alphamed_nemo.report.scale import Axis, decade, nice_ticks, number, padded_range, percent, smooth
 
 WIDTH, HEIGHT = 520, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34
@@ -64,7 +64,7 @@ def line_chart(
 
 
 def stacked_bars(layers: Sequence[Series], label: str, show=number) -> str:
-    """Layers of the same steps piled into one bar a step, or a run of steps where there are more than 60."""
+    """Layers of the same steps stacked into one bar per step, or per run of steps where there are more than 60."""
     steps = list(layers[0].x)
     group = max(1, math.ceil(len(steps) / 60))
     starts = range(0, len(steps), group)
@@ -86,8 +86,36 @@ def stacked_bars(layers: Sequence[Series], label: str, show=number) -> str:
     return _svg(parts, label)
 
 
+def histogram(series: Sequence[Series], width: float, label: str, x_label: str) -> str:
+    """Shares of values in bins as one outline per series.
+
+    Args:
+        series: x holds the lower edges of its bins, equally spaced and ascending; y each bin's share, 0..1.
+        width: of a bin, in the unit of x.
+        label: read to those who cannot see the chart.
+        x_label: the unit of x.
+    """
+    edges = sorted({edge for line in series for edge in line.x})
+    x = Axis(edges[0], edges[-1] + width, LEFT, WIDTH - RIGHT)
+    y = Axis(0, 1.08 * max(value for line in series for value in line.y), HEIGHT - BOTTOM, TOP)
+    parts = _grid(x, y, percent, x_label)
+    for line in series:
+        pieces = [f"M{x(line.x[0]):.1f} {y(0):.1f}"]
+        pieces += [f"V{y(value):.1f}H{x(edge + width):.1f}" for edge, value in zip(line.x, line.y, strict=True)]
+        outline = f"{''.join(pieces)}V{y(0):.1f}"
+        if len(series) == 1:  # filled outlines that overlap mix to a colour of neither
+            parts.append(f'<path class="area fill s{line.colour}" d="{outline}Z"/>')
+        parts.append(f'<path class="line s{line.colour}" d="{outline}"/>')
+    shares = [(line.name, dict(zip(line.x, line.y, strict=True))) for line in series]
+    for edge in edges:
+        span = f"{edge:.0f} to {edge + width - 1:.0f}" if width > 1 else f"{edge:.0f}"
+        values = [f"{name} {percent(share.get(edge, 0.0))}" for name, share in shares]
+        parts.append(_hint(x(edge), x(edge + width) - x(edge), " · ".join([f"{span} {x_label}", *values])))
+    return _svg(parts, label)
+
+
 def bars(labels: Sequence[str], values: Sequence[float], label: str, show=number) -> str:
-    """One bar a label, its value above it."""
+    """One bar per label, its value above it."""
     x = Axis(0, len(values), LEFT, WIDTH - RIGHT)
     y = Axis(0, 1.15 * max([*values, 1e-9]), HEIGHT - BOTTOM, TOP)
     width = 0.62 * (x(1) - x(0))
@@ -107,7 +135,7 @@ def intervals(
     colours: Sequence[int],
     label: str,
 ) -> str:
-    """Shares 0..1 as horizontal bars with their intervals, one row a label."""
+    """Shares 0..1 as horizontal bars with their intervals, one row per label."""
     left, row = 200, 34
     height = TOP + row * len(values) + 30
     x = Axis(0, 1, left, WIDTH - 54)
@@ -140,12 +168,12 @@ def _grid(x: Axis, y: Axis, show, x_label: str, ticks_x: bool = True) -> list[st
     parts = []
     if y.log:
         decades = range(round(math.log10(y.low)), round(math.log10(y.high)) + 1)
-        ticks = [10.0**power for power in decades][:: max(1, math.ceil(len(decades) / 6))]
+        ticks = [(10.0**power, decade(power)) for power in decades[:: max(1, math.ceil(len(decades) / 6))]]
     else:
-        ticks = nice_ticks(y.low, y.high)
-    for tick in ticks:
+        ticks = [(tick, show(tick)) for tick in nice_ticks(y.low, y.high)]
+    for tick, text in ticks:
         parts.append(_line("grid", LEFT, y(tick), WIDTH - RIGHT, y(tick)))
-        parts.append(_text("tick", LEFT - 7, y(tick) + 3.5, show(tick), "end"))
+        parts.append(_text("tick", LEFT - 7, y(tick) + 3.5, text, "end"))
     if ticks_x:
         for tick in nice_ticks(x.low, x.high, 7):
             if tick == int(tick):
@@ -166,7 +194,7 @@ def _path(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, css: str) 
 
 
 def _hover(series: Sequence[Series], x: Axis, show, x_label: str) -> list[str]:
-    """One invisible column a step whose tooltip gives every line's value there; at most 240 of them."""
+    """One invisible column per step whose tooltip gives every line's value there; at most 240 of them."""
     values: dict[float, list[str]] = {}
     for line in series:
         for step, value in zip(line.x, line.y, strict=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import msgspec
 
 from alphamed_nemo.config import RewardConfig
-from alphamed_nemo.rewards.types import RewardItem, check_item
+from alphamed_nemo.data.question import Question
+from alphamed_nemo.rewards.functions import needs_question
+from alphamed_nemo.rewards.score import RewardItem, check_item
 
 MAX_OPTION_CHARS = 10_000
 MAX_REASON_CHARS = 300
@@ -35,8 +38,32 @@ class WireRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     items: list[WireItem]
 
 
-# Typed decoding stops at the first wrong value, so a hostile body never becomes a tree of Python objects.
+class WireQuestion(msgspec.Struct, forbid_unknown_fields=True):
+    """The rest of a question; its options and its key are the item's."""
+
+    id: str
+    dataset: str
+    stem: str
+    context: str = ""
+    level: int | None = None
+    metadata: dict[str, Any] = {}
+
+
+class WireAskedItem(WireItem, forbid_unknown_fields=True, kw_only=True):
+    """One item of a request to a server that has functions of its user's own."""
+
+    prompt: str
+    question: WireQuestion
+
+
+class WireAskedRequest(msgspec.Struct, forbid_unknown_fields=True):
+    items: list[WireAskedItem]
+
+
+# Typed decoding stops at the first wrong value, so a hostile body never becomes a tree of Python objects; metadata
+# alone may be one.
 _DECODER = msgspec.json.Decoder(WireRequest)
+_ASKED_DECODER = msgspec.json.Decoder(WireAskedRequest)
 
 
 def parse_items(body: bytes, cfg: RewardConfig) -> list[RewardItem]:
@@ -46,10 +73,11 @@ def parse_items(body: bytes, cfg: RewardConfig) -> list[RewardItem]:
         Refused: 400 for what is not JSON, 422 for what is not a request within the limits; the reason names the item.
     """
     # A string value cannot hold an unescaped quote, so this counts keys: too large a batch is refused unparsed.
-    if body.count(b'"response"') > 2 * cfg.max_batch:
+    asked = needs_question(cfg)  # then metadata may have keys of this name, and items are not counted so
+    if not asked and body.count(b'"response"') > 2 * cfg.max_batch:
         raise Refused(422, f"more than {cfg.max_batch} items (reward.max_batch); send smaller batches")
     try:
-        wire = _DECODER.decode(body)
+        wire = (_ASKED_DECODER if asked else _DECODER).decode(body)
     except msgspec.ValidationError as error:
         raise Refused(422, str(error)) from None
     except msgspec.DecodeError as error:
@@ -75,6 +103,18 @@ def _checked(index: int, wire: WireItem, cfg: RewardConfig) -> RewardItem:
     item = RewardItem(wire.response, wire.answer, wire.options, wire.letters)
     try:
         check_item(item)
+        if isinstance(wire, WireAskedItem):
+            item = replace(item, prompt=wire.prompt, question=_question(wire))
     except ValueError as error:
         raise Refused(422, f"items[{index}]: {error}") from None
     return item
+
+
+def _question(wire: WireAskedItem) -> Question:
+    """Raises: ValueError: it is none; its options may be missing, or say the same twice."""
+    if not wire.options:
+        raise ValueError("letters without options; reward functions get the whole question, so send its options")
+    asked = wire.question
+    return Question(
+        asked.id, asked.dataset, asked.stem, wire.options, wire.answer, asked.context, asked.level, asked.metadata
+    )

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from alphamed_nemo.rewards.choices import choices_of
-from alphamed_nemo.rewards.extract import extractor
-from alphamed_nemo.rewards.types import CORRECT, NO_ANSWER, WRONG, RewardItem, Score
+from alphamed_nemo.answers.choices import choices_of
+from alphamed_nemo.answers.protocols import extractor
+from alphamed_nemo.rewards.score import CORRECT, NO_ANSWER, WRONG, RewardItem, Score
 
 
 def score_all(items: Iterable[RewardItem], protocol: str = "boxed") -> list[Score]:

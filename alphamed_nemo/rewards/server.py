@@ -1,9 +1,10 @@
-"""The reward server: `POST /score` applies the rule to a batch of responses. Rules only, no model.
+"""The reward server: `POST /score` applies the rule, and a user's own functions, to a batch of responses.
 
     python -m alphamed_nemo.rewards.server --host 127.0.0.1 --port 8100 --protocol boxed
 
 Request:  {"items": [{"response": "... \\boxed{C}", "answer": "C", "options": ["...", ...]}, ...]}
-          (or "letters": "ABCD" where the option texts are not known)
+          (or "letters": "ABCD" where the option texts are not known; "prompt" and "question" where --function names
+          functions of the user's own, which run in this process: rewards/functions.py)
 Response: {"protocol": "boxed", "scores": [{"reward": 1.0, "answer": "C", "reason": "correct"}, ...]}
 
 A request is scored as a whole or refused as a whole, with {"detail": "why"}: 400 or 422 for what cannot be scored, 401
@@ -19,6 +20,7 @@ import hmac
 import logging
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,10 +33,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
+from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.rewards.connections import PatientProtocol
-from alphamed_nemo.rewards.extract import extractor
-from alphamed_nemo.rewards.metrics import ServerMetrics
+from alphamed_nemo.rewards.counters import ServerMetrics
+from alphamed_nemo.rewards.functions import FunctionFailed, RewardFunctions, check_functions
 from alphamed_nemo.rewards.request import Refused, parse_items
 from alphamed_nemo.rewards.rule import score_all
 
@@ -65,11 +68,11 @@ def create_app(cfg: RewardConfig, limits: Limits | None = None) -> FastAPI:
     """The application, with its own metrics.
 
     Raises:
-        ValueError: cfg.protocol is unknown.
+        ValueError: cfg.protocol is unknown, or a function of cfg.functions cannot be loaded.
     """
     extractor(cfg.protocol)
     limits = limits or Limits()
-    metrics = ServerMetrics()
+    metrics = ServerMetrics(weighted=bool(cfg.functions))
     app = FastAPI(title="AlphaMed-NeMo rewards", openapi_url=None)
     scorer = Scorer(cfg, limits, metrics)
 
@@ -95,6 +98,7 @@ class Scorer:
         self.cfg = cfg
         self.limits = limits
         self.metrics = metrics
+        self.functions = RewardFunctions(cfg) if cfg.functions else None
         self.in_flight = 0  # bytes
 
     async def answer(self, request: Request) -> Response:
@@ -103,7 +107,7 @@ class Scorer:
         try:
             self._authorize(request)
             body = await self._read(request, held)
-            if len(body) > self.limits.inline_bytes:
+            if self.functions or len(body) > self.limits.inline_bytes:  # a user's function may take any time
                 content = await run_in_threadpool(self._score, body)
             else:
                 content = self._score(body)
@@ -148,7 +152,10 @@ class Scorer:
 
     def _score(self, body: bytes) -> bytes:
         items = parse_items(body, self.cfg)
-        scores = score_all(items, self.cfg.protocol)
+        try:
+            scores = self.functions.score_all(items) if self.functions else score_all(items, self.cfg.protocol)
+        except FunctionFailed as error:
+            raise Refused(422, str(error)) from error
         self.metrics.scored(scores)
         return msgspec.json.encode({"protocol": self.cfg.protocol, "scores": scores})
 
@@ -177,6 +184,13 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RewardConfig, Limits
     parser.add_argument("--host", help="address to bind; keep it to loopback or the job's private interface")
     parser.add_argument("--port", type=int)
     parser.add_argument("--protocol")
+    parser.add_argument(
+        "--function",
+        action="append",
+        type=_function,
+        metavar="NAME=WEIGHT",
+        help="correct, or file.py:function or package.module:function, with its weight; once for each",
+    )
     parser.add_argument("--max-batch", type=int, help="items a request")
     parser.add_argument("--max-response-chars", type=int)
     parser.add_argument("--max-body-bytes", type=int, default=Limits.body_bytes)
@@ -186,7 +200,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RewardConfig, Limits
         for name in ("host", "port", "protocol", "max_batch", "max_response_chars"):
             if getattr(arguments, name) is not None:
                 setattr(cfg, name, getattr(arguments, name))
+        if arguments.function:
+            cfg.functions, cfg.weights = map(list, zip(*arguments.function, strict=True))
         extractor(cfg.protocol)
+        check_functions(cfg)
         if not 0 < cfg.port < 2**16:
             raise ValueError(f"port {cfg.port}: expected 1 to 65535; give --port")
     except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
@@ -196,13 +213,23 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RewardConfig, Limits
     return cfg, Limits(body_bytes=body, in_flight_bytes=4 * body)
 
 
+def _function(text: str) -> tuple[str, float]:
+    place, _, weight = text.rpartition("=")
+    return place, float(weight)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, finishes what is in flight and returns 0."""
+    """Serves until SIGTERM or SIGINT, finishes what is in flight and returns 0; 2 where a function cannot be loaded."""
     cfg, limits = parse_arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        app = create_app(cfg, limits)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(cfg, limits),
+            app,
             host=cfg.host,
             port=cfg.port,
             http=PatientProtocol,

@@ -17,8 +17,8 @@ from math import ceil
 
 from alphamed_nemo.config import RolloutConfig
 from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
-from alphamed_nemo.rollout.server import MODEL_NAME
 from alphamed_nemo.rollout.types import Rollout
+from alphamed_nemo.rollout.vllm_command import MODEL_NAME
 
 __all__ = ["RolloutClient", "RolloutError", "RolloutLost"]
 

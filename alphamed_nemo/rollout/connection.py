@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -17,6 +18,13 @@ POLL_TIMEOUT_S = 2.0
 
 class RolloutError(RuntimeError):
     """The rollout server did not do what was asked; the message says what was waited for and what came back."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """That a server was lost, and why; what a rank tells the others in the place of a result."""
+
+    reason: str
 
 
 class RolloutLost(RolloutError):

@@ -95,9 +95,9 @@ def test_a_colocated_server_takes_the_weights_by_ipc(half: Path, rows: list, row
     from alphamed_nemo.policy.policy import MegatronPolicy
     from alphamed_nemo.policy.weights import hf_shapes
     from alphamed_nemo.rollout.client import RolloutClient
-    from alphamed_nemo.rollout.manifest import Manifest
-    from alphamed_nemo.rollout.server import vllm_command
-    from alphamed_nemo.rollout.transfer import WeightTransfer
+    from alphamed_nemo.rollout.refit import WeightTransfer
+    from alphamed_nemo.rollout.update_manifest import Manifest
+    from alphamed_nemo.rollout.vllm_command import vllm_command
 
     cfg = Config()
     cfg.model.path, cfg.model.max_length = str(half), 4096

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.plan.activations import activation_bytes, logit_bytes
-from alphamed_nemo.plan.model import load_model
+from alphamed_nemo.plan.sizes import load_model
 from alphamed_nemo.plan.states import rank_states
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy

@@ -19,7 +19,7 @@ import pytest
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.rollout.client import RolloutClient
-from alphamed_nemo.rollout.server import vllm_command
+from alphamed_nemo.rollout.vllm_command import vllm_command
 
 START_TIMEOUT_S = 180.0
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from alphamed_nemo.grpo.worker import main
-from alphamed_nemo.policy import checkpoint
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
 
 real_prune = checkpoint.prune
 

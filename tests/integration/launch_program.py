@@ -7,8 +7,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from alphamed_nemo.errors import Stopped
 from alphamed_nemo.launch.components import Component
-from alphamed_nemo.launch.local import Launcher, Stopped
+from alphamed_nemo.launch.local import Launcher
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m"]
 

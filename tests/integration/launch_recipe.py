@@ -6,11 +6,11 @@ import logging
 import signal
 import sys
 
+from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.components import Component
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.recipe import recipe
-from alphamed_nemo.run_folder import RunFolder
 
 
 @recipe("train_grpo")

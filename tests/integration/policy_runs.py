@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
-from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
+from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from alphamed_nemo.rollout import cuda_transfer
+from alphamed_nemo.rollout.carriers import cuda as cuda_transfer
+from alphamed_nemo.rollout.carriers.cuda import IpcSender, NcclSender
 from alphamed_nemo.rollout.connection import RolloutError
-from alphamed_nemo.rollout.cuda_transfer import IpcSender, NcclSender
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
 from tests.integration.refit_models import Weights, apart, as_the_server, expected, moved, served, start, write_model
 
 BROKEN_AT = "model.layers.1.self_attn.k_proj.weight"  # in the middle of a layer that vLLM keeps in one matrix
@@ -63,7 +63,7 @@ def without_cuda() -> None:
 
 def carry_by(carrier: str, llm: Any, transfer: WeightTransfer) -> None:
     """Puts the carrier's sender and engine in the place of shared memory's."""
-    from alphamed_nemo.rollout.cuda_engines import IpcEngine, NcclEngine
+    from alphamed_nemo.rollout.inside_vllm.cuda_engines import IpcEngine, NcclEngine
 
     worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
     old = worker.weight_transfer_engine

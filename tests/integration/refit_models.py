@@ -21,9 +21,9 @@ import torch
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.rollout.connection import RolloutError
-from alphamed_nemo.rollout.manifest import read_manifest
-from alphamed_nemo.rollout.server import vllm_command
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import read_manifest
+from alphamed_nemo.rollout.vllm_command import vllm_command
 
 # The vocabulary is no multiple of vLLM's padding, the key-value heads fewer than the heads.
 SIZES = dict(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from alphamed_nemo.grpo.worker import main
-from alphamed_nemo.rollout.transfer import RefitStats, Weights, WeightTransfer
+from alphamed_nemo.rollout.refit import RefitStats, Weights, WeightTransfer
 
 first: list = []
 real_refit = WeightTransfer.refit

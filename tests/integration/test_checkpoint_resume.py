@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.policy import checkpoint
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.runtime import initialize
 from tests.integration.policy_runs import build, draws, stored_weights, train, weights_of
 from tests.spawn import spawn

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alphamed_nemo.config import ParallelConfig
 from alphamed_nemo.export.logits import megatron_logits, probe, transformers_logits
-from alphamed_nemo.policy import checkpoint
-from alphamed_nemo.policy.checkpoint_weights import CheckpointWeights
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
+from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.runtime import initialize
 from tests import tiny_hf

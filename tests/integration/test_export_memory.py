@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alphamed_nemo.config import Config, ExportConfig, ModelConfig, ParallelConfig, RunConfig
 from alphamed_nemo.export.convert import convert_to_hf
-from alphamed_nemo.policy import checkpoint
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.weights import hf_shapes
 from tests.memory import peak_resident, resident

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config, ParallelConfig
-from alphamed_nemo.data.bank import embedded_bank
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import write_questions
+from alphamed_nemo.errors import ComponentError
 from alphamed_nemo.launch.child import descendants
 from alphamed_nemo.launch.components import trainer
-from alphamed_nemo.launch.local import ComponentError, Launcher
+from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import start_servers, wait_ready
-from alphamed_nemo.launch.settings import write_config
-from alphamed_nemo.policy import manifest
-from alphamed_nemo.run_folder import RunFolder
+from alphamed_nemo.policy.checkpoint import manifest
 
 BASE = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
 WORKER = "alphamed_nemo.grpo.worker"

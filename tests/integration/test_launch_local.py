@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from alphamed_nemo.errors import ComponentError
 from alphamed_nemo.launch.components import Component, free_port
-from alphamed_nemo.launch.local import ComponentError, Launcher
+from alphamed_nemo.launch.local import Launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60

@@ -82,7 +82,7 @@ UNDER = {
 def test_metrics_reach_tensorboard_through_nemos_experiment_manager(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
-    from alphamed_nemo.launch.loggers import experiment_loggers
+    from alphamed_nemo.grpo.loggers import experiment_loggers
 
     for name, value in UNDER[launcher].items():
         monkeypatch.setenv(name, value)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alphamed_nemo.clinic.corpus import corpus
 from alphamed_nemo.config import ParallelConfig, TinyModelConfig
-from alphamed_nemo.data.corpus import corpus
 from tests.spawn import spawn
 
 SMALL = {"hidden": 64, "layers": 2, "ffn": 96, "worked_examples": 620, "late_examples": 100, "fact_documents": 20}
@@ -18,7 +18,7 @@ STEPS = 40
 
 
 def trained(folder: str, ranks: int) -> list[float]:
-    from alphamed_nemo.policy.pretrain import pretrain
+    from alphamed_nemo.clinic.pretrain import pretrain
 
     losses: list[float] = []
     pretrain(CONFIG, folder, ParallelConfig(data=ranks), lambda step, steps, stats: losses.append(stats.loss))
@@ -66,7 +66,7 @@ def test_same_seed_gives_the_same_weights(base, tmp_path):
 
 
 def test_corpus_smaller_than_the_warm_up_is_refused(tmp_path):
-    from alphamed_nemo.policy.pretrain import pretrain
+    from alphamed_nemo.clinic.pretrain import pretrain
 
     with pytest.raises(ValueError, match="tiny.warmup_steps=100"):
         pretrain(TinyModelConfig(worked_examples=64, late_examples=8, fact_documents=0), tmp_path, ParallelConfig())

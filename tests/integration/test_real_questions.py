@@ -60,4 +60,4 @@ def test_real_questions_are_prepared_labelled_trained_on_and_evaluated_in_one_go
     assert all(row["logprob_difference_max"] <= 1e-4 for row in steps)
     trained = json.loads((run / "eval" / "trained.json").read_text())
     assert {name: part["n"] for name, part in trained["by_dataset"].items()} == {"medxpertqa": 6, "pubmedqa": 6}
-    assert "Effective queries to expect" in (run / "report" / "index.html").read_text()
+    assert "Expected effective queries" in (run / "report" / "index.html").read_text()

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from alphamed_nemo.config import RewardConfig
-from alphamed_nemo.rewards.client import RewardClient
+from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rewards.rule import score_all
-from alphamed_nemo.rewards.types import RewardError, RewardItem
+from alphamed_nemo.rewards.score import RewardError, RewardItem
 from tests.integration.hostile import ITEM, bombard, free_port, items, start_server, stop_server
 
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")

@@ -12,8 +12,8 @@ import pytest
 
 from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.connection import RolloutError
-from alphamed_nemo.rollout.manifest import read_manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import read_manifest
 from tests.integration.conftest import ServedModel, served, write_tiny_llama
 from tests.integration.test_rollout_refit import IDS, load, logprobs
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from alphamed_nemo.rollout import transfer as transfer_module
+from alphamed_nemo.rollout import refit
+from alphamed_nemo.rollout.carriers import shared_memory
+from alphamed_nemo.rollout.carriers.cuda import nccl_init_info, update_info
 from alphamed_nemo.rollout.check import check_served_weights
 from alphamed_nemo.rollout.client import RolloutClient, RolloutError
-from alphamed_nemo.rollout.cuda_transfer import nccl_init_info, update_info
-from alphamed_nemo.rollout.manifest import Manifest, read_manifest
-from alphamed_nemo.rollout.transfer import WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import Manifest, read_manifest
 from tests.integration.conftest import ServedModel
 
 IDS = [1, *range(30, 130)]  # three blocks of the key-value cache, so that the prefix cache has something to keep
@@ -82,7 +83,7 @@ def test_sampling_after_a_refit_does_not_read_the_old_weights_prefix_cache(
 def test_a_segment_that_grows_or_is_another_one_is_mapped_anew(
     rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(transfer_module, "GROWTH", 8192)  # the embedding alone is 128 KiB
+    monkeypatch.setattr(shared_memory, "GROWTH", 8192)  # the embedding alone is 128 KiB
     for seed in (3, 4):
         transfer.sender.close()  # a trainer that was started again
         some = list(load(rollout_server.path, changed_by=0.02).named_parameters())[:3]
@@ -147,7 +148,7 @@ def test_an_incomplete_or_wrong_update_is_refused_and_the_old_weights_serve(
     weights = spoil(list(load(rollout_server.path, changed_by=0.02).named_parameters()))
     for checked_by in ("trainer", "engine"):
         if checked_by == "engine":
-            monkeypatch.setattr(transfer_module, "_Checked", Unchecked)
+            monkeypatch.setattr(refit, "_Checked", Unchecked)
         with pytest.raises(RolloutError, match=message):
             transfer.refit(iter(weights), version=99)
         check_served_weights(client, [(IDS, logprobs(old, IDS))], 1e-5)

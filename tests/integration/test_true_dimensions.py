@@ -17,8 +17,8 @@ from transformers import LlamaConfig
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.export.shards import plan, write_shards
-from alphamed_nemo.plan.model import SHIPPED, load_model
-from alphamed_nemo.plan.plan import make_plan
+from alphamed_nemo.plan.prediction import make_plan
+from alphamed_nemo.plan.sizes import SHIPPED, load_model
 from alphamed_nemo.policy.weights import hf_shapes
 from alphamed_nemo.policy.weights.table import Entry, WeightTable
 from tests.memory import peak_resident, resident

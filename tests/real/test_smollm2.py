@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alphamed_nemo.config.files import load_config
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.fetch.smollm2 import NAME, FetchError, fetch_smollm2
-from alphamed_nemo.launch.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 MEDQA = ROOT.parent / "shared" / "data" / "medqa" / "questions_us_4_options_300.jsonl"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from alphamed_nemo.data.bank import embedded_bank
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.data.io import write_questions
 from tests.slurm.lab import SCRIPT, Job, Lab, lab_environment
 

@@ -106,7 +106,7 @@ def test_the_dry_run_shows_nodes_layout_memory_and_commands_and_submits_nothing(
     shown = lab.command("slurm/grpo_tiny.sh", "--dry-run")
     assert "2, no GPUs: training on node1 node2, rollouts on node1" in shown
     assert "tensor 2 × pipeline 2 × data 1 = 4 ranks, 2 a node" in shown
-    assert "-m alphamed_nemo.grpo.worker" in shown and "-m alphamed_nemo.rollout.serve" in shown
+    assert "-m alphamed_nemo.grpo.worker" in shown and "-m alphamed_nemo.rollout.inside_vllm.main" in shown
     assert "--nodes=2 --nodelist=node1,node2 --ntasks=4 --ntasks-per-node=2" in shown
     assert lab.command("squeue", "--noheader") == ""
     words = ["slurm/grpo_tiny.sh", "--dry-run", "parallel.tensor=3"]

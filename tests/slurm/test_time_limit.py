@@ -6,9 +6,10 @@ import json
 from itertools import count
 from pathlib import Path
 
+import pytest
 import torch
 
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.policy.checkpoint import manifest
 from tests.slurm.lab import Job, Lab
 from tests.slurm.runs import START_S, metrics, nothing_runs, submit
 
@@ -56,6 +57,7 @@ def contents(checkpoint: Path) -> dict[str, object]:
     return found | state
 
 
+@pytest.mark.nightly
 def test_a_run_of_many_requeues_is_the_run_that_was_never_interrupted(lab: Lab, questions: Path) -> None:
     # No machine takes 10,000 steps in a minute, so every attempt meets its limit. Once that has happened often enough,
     # the run is given an end (the number of steps is read anew in each attempt).

@@ -11,23 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo import devices
+from alphamed_nemo.cli import recipe as recipe_top
+from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_run
+from alphamed_nemo.cli.recipe import check_overrides, register_schema
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import to_config
+from alphamed_nemo.config.limits import check_values
 from alphamed_nemo.data.io import read_questions
-from alphamed_nemo.data.sources import LOADERS, SourceConfig
-from alphamed_nemo.launch import recipe as recipe_top
-from alphamed_nemo.launch.checks import check_lengths, check_model_folder, check_run
-from alphamed_nemo.launch.derived import fill_derived
-from alphamed_nemo.launch.dtypes import settle_dtypes
-from alphamed_nemo.launch.recipe import check_overrides, register_schema
-from alphamed_nemo.launch.settings import to_config
-from alphamed_nemo.launch.values import check_values
-from alphamed_nemo.plan import table
-from alphamed_nemo.plan.model import SHIPPED
+from alphamed_nemo.data.sources import SourceConfig, loader_of
+from alphamed_nemo.plan import layout_table as table
 from alphamed_nemo.plan.passes import count_passes
+from alphamed_nemo.plan.sizes import SHIPPED
 from tests.documented import ROOT
 from tests.unit.docs_world import add_files
 
@@ -84,7 +84,7 @@ def check_passes(cfg: Config, overrides: list[str]) -> None:
 
 def check_recipe(recipe: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     cfg = composed(recipe, overrides)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_full_size(cfg))  # those are for GPUs
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: is_full_size(cfg))  # those are for GPUs
     if recipe in ANSWERS:
         check_answers(cfg, ANSWERS[recipe])
     if recipe in ("train_grpo", "quickstart"):
@@ -100,7 +100,7 @@ def prepare_data_(cfg: Config) -> str:
 
     for group, file in ((cfg.sources.train, "mine.jsonl"), (cfg.sources.evaluation, "heldout.jsonl")):
         for name, source in group.items():
-            loader = LOADERS[source.set or name]
+            loader = loader_of(name, source)
             assert source.path or loader.hub is not None, f"{name} can be read from a path only"
             if not Path(source.path or "missing").exists():
                 group[name] = SourceConfig(set="questions", path=file, heldout=source.heldout)
@@ -169,8 +169,15 @@ def plan_(cfg: Config) -> str:
         row = table.table(cfg).splitlines()[4]
     finally:
         table.models, table.GPUS = kept
-    assert row in (ROOT / "docs" / "plan.md").read_text().splitlines(), row
-    return "run for one row, which is the document's"
+    name, gpus, layout, *_, memory, _, _, _, _, _, seconds, _ = (cell.strip() for cell in row.strip("|").split("|"))
+    shown = next(
+        line for line in (ROOT / "docs" / "plan.md").read_text().splitlines() if line.startswith(f"| {name} | {gpus} |")
+    )
+    *_, kept_layout, kept_memory, kept_seconds = (cell.strip() for cell in shown.strip("|").split("|"))
+    assert kept_layout == layout, row
+    for rounded, exact in ((kept_memory, memory.split("/")[0]), (kept_seconds, seconds)):
+        assert float(rounded.split()[0]) == pytest.approx(float(exact.split()[0]), rel=0.1), row
+    return "run for one row, which the document has rounded"
 
 
 def convert_from_hf_(cfg: Config) -> str:
@@ -192,6 +199,16 @@ def only_composed(cfg: Config) -> str:
     return "composed"
 
 
+def chat_(cfg: Config) -> str:
+    """As far as the model's loading, which test_chat.py does."""
+    from chat import ask_as_trained, heldout_questions
+
+    check_model_folder(cfg.evaluate.model, "evaluate.model", built=False)
+    ask_as_trained(cfg)
+    heldout_questions(cfg)
+    return "checked up to the model's loading"
+
+
 RECIPES: dict[str, Callable[[Config], str]] = {
     "prepare_data": prepare_data_,
     "label_difficulty": label_difficulty_,
@@ -203,5 +220,6 @@ RECIPES: dict[str, Callable[[Config], str]] = {
     "convert_from_hf": convert_from_hf_,
     "make_tiny_model": only_composed,
     "fetch_smollm2": only_composed,
+    "chat": chat_,
     "quickstart": quickstart_,
 }

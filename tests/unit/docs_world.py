@@ -9,13 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
-from alphamed_nemo.plan.model import SHIPPED
-from alphamed_nemo.policy.checkpoint import STATE
+from alphamed_nemo.plan.sizes import SHIPPED
+from alphamed_nemo.policy.checkpoint.folder import STATE
 from tests.documented import MARKDOWN, ROOT, blocks
 from tests.unit.synthetic_run import make_run
 
@@ -25,11 +25,13 @@ RUNS = ("my_run", "a", "b", "medqa_l1", "medqa_l1_l2", "medqa_l1_l3", "quickstar
 # What a reader puts in for a placeholder. All are paths in the folder that `make_world` fills, or words of the docs.
 PLACEHOLDERS = {
     "<Llama-3.1-8B-Instruct>": REAL,
+    "<Mistral-7B-Instruct-v0.3>": REAL,
     "model.path=...": f"model.path={REAL}",
     "--model …": f"--model {REAL}",
     "<base>": REAL,
     "export.checkpoint=<folder>": "export.checkpoint=runs/my_run/checkpoints/step_20",
     "<folder>": REAL,
+    "<this repository>": Path(__file__).resolve().parents[2].as_posix(),
     "evaluate.responses=<file>": "evaluate.responses=responses.jsonl",
     "<file>": "train.jsonl",
     "<run>": "runs/my_run",

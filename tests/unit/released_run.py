@@ -10,20 +10,20 @@ from pathlib import Path
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.bank import embedded_bank
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder, fill_paths
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.engine import build_result
 from alphamed_nemo.evaluation.journal import model_identity, questions_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.export.base_model import BaseModel
-from alphamed_nemo.export.provenance import release_identity
 from alphamed_nemo.export.release import Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
-from alphamed_nemo.launch.settings import write_config
 from alphamed_nemo.policy.weights import hf_shapes
-from alphamed_nemo.run_folder import RunFolder, fill_paths
+from alphamed_nemo.provenance import release_identity
 
 TINY = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from alphamed_nemo.answers.protocols import extract_answer
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.prompts import encode_prompt
-from alphamed_nemo.rewards.extract import extract_answer
 from benchmarks import bench, responses
 from benchmarks.ceiling import products
 from benchmarks.figure import draw

@@ -7,7 +7,8 @@ import logging
 
 import pytest
 
-from alphamed_nemo.policy import checkpoint, manifest
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
+from alphamed_nemo.policy.checkpoint import manifest
 
 
 def write_checkpoint(folder, number, **state):

@@ -12,10 +12,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.cli.recipe import CONF, check_overrides, register_schema
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.dtypes import settle_dtypes
-from alphamed_nemo.launch.recipe import CONF, check_overrides, register_schema
-from alphamed_nemo.launch.settings import to_config
+from alphamed_nemo.config.files import to_config
 
 TOP = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
 EXPERIMENTS = sorted(

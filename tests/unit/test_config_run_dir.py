@@ -10,10 +10,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli.recipe import CONF, register_schema
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.recipe import CONF, register_schema
-from alphamed_nemo.launch.settings import load_config, to_config, write_config
-from alphamed_nemo.run_folder import RunFolder, fill_paths
+from alphamed_nemo.config.files import load_config, to_config, write_config
+from alphamed_nemo.config.run_folder import RunFolder, fill_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["runs", "my runs", "Läufe für Köln", "a,b", "a=b (c) 'd' \"e\" #f", "[x]{y}", "100% $HOME"]

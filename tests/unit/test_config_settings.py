@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.settings import known_keys, load_config, to_config, write_config
+from alphamed_nemo.config.files import known_keys, load_config, to_config, write_config
 
 
 def test_nothing_set_gives_the_defaults() -> None:

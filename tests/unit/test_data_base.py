@@ -6,11 +6,12 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import alphamed_nemo
+from alphamed_nemo.answers.reasoned import reasons
+from alphamed_nemo.clinic.bank import development_questions
+from alphamed_nemo.clinic.corpus import FORCED_PREFIX, boxed, corpus
+from alphamed_nemo.clinic.tokenizer import build_tokenizer
 from alphamed_nemo.config import DataConfig, TinyModelConfig
-from alphamed_nemo.data.bank import development_questions
-from alphamed_nemo.data.corpus import FORCED_PREFIX, boxed, corpus, reasons
 from alphamed_nemo.data.prompts import encode_prompt
-from alphamed_nemo.data.tokenizer import build_tokenizer
 
 BASE = next(iter(alphamed_nemo.__path__)) + "/assets/tiny_base"
 QUESTIONS = development_questions(60)

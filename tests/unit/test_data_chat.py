@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken
 
+from alphamed_nemo.clinic.tokenizer import build_tokenizer
 from alphamed_nemo.config import DataConfig
 from alphamed_nemo.data.chat import is_instruct, is_instruct_folder, literal_pieces
 from alphamed_nemo.data.prompts import (
@@ -20,7 +21,6 @@ from alphamed_nemo.data.prompts import (
     uses_chat_template,
 )
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.data.tokenizer import build_tokenizer
 
 TURN = "<|turn|>"
 CHAT = "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>{% endfor %}<|turn|>assistant\n"

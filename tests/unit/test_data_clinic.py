@@ -6,10 +6,11 @@ from itertools import combinations, islice
 
 import pytest
 
+from alphamed_nemo.answers.reasoned import reasons
+from alphamed_nemo.clinic.bank import development_questions, embedded_bank
+from alphamed_nemo.clinic.corpus import FORCED_PREFIX, corpus, unboxed
+from alphamed_nemo.clinic.world import KINDS, SPLITS, clinic
 from alphamed_nemo.config import TinyModelConfig
-from alphamed_nemo.data.bank import development_questions, embedded_bank
-from alphamed_nemo.data.clinic import KINDS, SPLITS, clinic
-from alphamed_nemo.data.corpus import FORCED_PREFIX, corpus, reasons, unboxed
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import LabelConfig
-from alphamed_nemo.data.bank import embedded_bank
 from alphamed_nemo.data.difficulty import (
     are_labelled,
     describe,

@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from alphamed_nemo.clinic.bank import embedded_bank
+from alphamed_nemo.clinic.corpus import FORCED_PREFIX, corpus
+from alphamed_nemo.clinic.tokenizer import build_tokenizer, save_tokenizer
+from alphamed_nemo.clinic.world import clinic
 from alphamed_nemo.config import DataConfig
-from alphamed_nemo.data.bank import embedded_bank
-from alphamed_nemo.data.clinic import clinic
-from alphamed_nemo.data.corpus import FORCED_PREFIX, corpus
 from alphamed_nemo.data.prompts import TEMPLATES, encode_prompt, encode_prompts, format_prompt, sent_prompt
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.data.tokenizer import build_tokenizer, save_tokenizer
 
 QUESTION = Question("q", "d", "Which vitamin?", ("A", "B12", "C"), "B", context="Scurvy.")
 CHAT = (

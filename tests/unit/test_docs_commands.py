@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
+from alphamed_nemo import devices
+from alphamed_nemo.cli import recipe as recipe_top
+from alphamed_nemo.cli.preflight import check_training
+from alphamed_nemo.cli.recipe import CONF, check_overrides
+from alphamed_nemo.config.files import SECRETS, known_keys, to_config
 from alphamed_nemo.data.sources import LOADERS
-from alphamed_nemo.launch import recipe as recipe_top
 from alphamed_nemo.launch import slurm
 from alphamed_nemo.launch.allocation import Allocation
-from alphamed_nemo.launch.checks import check_training
-from alphamed_nemo.launch.recipe import CONF, check_overrides
-from alphamed_nemo.launch.settings import SECRETS, known_keys, to_config
 from alphamed_nemo.rewards.server import parse_arguments
 from tests.documented import MARKDOWN, ROOT, Block, Command, blocks, commands, name, overlooked, spans, words
 from tests.unit.docs_recipes import RECIPES, check_answers, check_passes, check_recipe, composed
@@ -94,9 +94,18 @@ def cover(command: Command, asked: list[str], world: Path, monkeypatch: pytest.M
         return "run"
     if program == "cp":
         return cover_site(rest[0])
+    if program == "git":  # git clone HERE FOLDER && cd FOLDER: the recipes' entry is there
+        if not (ROOT / ".git").exists():
+            return "not run: this copy of the project is no repository"
+        subprocess.run(["bash", "-euc", " ".join(map(shell_word, asked)) + " && test -x run"], check=True)
+        return "run"
     if program in ("docker", "enroot"):
         return cover_image(asked)
     pytest.fail(f"{command.place}: nothing covers {command.text!r}")
+
+
+def shell_word(word: str) -> str:
+    return word if word == "&&" else shlex.quote(word)
 
 
 def cover_run(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -108,7 +117,9 @@ def cover_run(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatc
         assert all(recipe in shown for recipe in RECIPES)
         return "run"
     if first == "test":
-        if rest and not rest[0].startswith("-"):
+        if rest[:1] == ["nightly"]:
+            assert any("pytest.mark.nightly" in path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+        elif rest and not rest[0].startswith("-"):
             assert list((ROOT / "tests" / rest[0]).glob("test_*.py"))
         return "checked: its folder has tests"
     if first == "bench":
@@ -118,7 +129,7 @@ def cover_run(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatc
             found = word in ("--help", "-h") or f'"{word}"' in source or f"    def {word}(self" in methods
             assert found, f"{command.place}: ./run bench has no {word}"
         return "checked: its rows exist"
-    if first == "setup":
+    if first in ("setup", "check"):
         return "run with stand-ins by test_launch_run_script.py"
     pytest.fail(f"{command.place}: nothing covers {command.text!r}")
 
@@ -142,7 +153,7 @@ def cover_module(command: Command, module: str, rest: list[str], world: Path, mo
         assert len(rest) >= 2 and set(rest[2:]) <= set(VARIANTS)
         return "checked: its variants exist"
     options = [word for word in rest if word.startswith("--")]
-    if module != "alphamed_nemo.rollout.serve":  # that one hands everything to vLLM
+    if module != "alphamed_nemo.rollout.inside_vllm.main":  # that one hands everything to vLLM
         assert all(f'"{option}"' in source for option in options), f"{command.place}: {module} has no {options}"
     return "checked: module and options exist"
 
@@ -196,7 +207,7 @@ def plan_job(settings: list[str], nodes: int, gpus: int, rollout_nodes: int, mon
     check_answers(cfg, "rollout")
     check_passes(cfg, settings)
     cfg.rollout.api_key = cfg.reward.api_key = "key"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpus))
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: bool(gpus))
     add_files(cfg)
     check_training(cfg)
     allocation = Allocation(tuple(f"n{n}" for n in range(nodes)), gpus, 64, rollout_nodes, 20_000, "1-0")

@@ -17,16 +17,16 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alphamed_nemo.config import Config, ExportConfig, ModelConfig
+from alphamed_nemo.config.files import write_config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.io import read_questions, write_questions
 from alphamed_nemo.data.prompts import encode_prompt
-from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.export.base_model import front_matter
 from alphamed_nemo.export.convert import origin_of
 from alphamed_nemo.export.leaks import check_texts
 from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.export.usage import EXAMPLE
-from alphamed_nemo.launch.settings import write_config
-from alphamed_nemo.run_folder import RunFolder
 from tests.unit.released_run import TINY, copy_base, make_checkpoint, make_run, release, settings
 
 LLAMA_README = "---\nlicense: llama3.1\nbase_model: meta-llama/Llama-3.1-8B\n---\n"
@@ -296,3 +296,19 @@ def test_settings_that_an_older_run_does_not_have_get_no_row(cfg, tmp_path):
     card = card_of(release(RunFolder.of(cfg).checkpoints / "step_20", tmp_path / "hf"))
     assert "KL to the base" not in card and "age of the samples" not in card and "| advantage |" in card
     check_texts(tmp_path / "hf")
+
+
+def test_a_run_with_its_own_reward_and_loss_says_so(cfg, tmp_path):
+    cfg.reward.functions = ["correct", f"{tmp_path}/secret/own.py:own_reward"]
+    cfg.reward.weights = [1.0, 0.25]
+    cfg.grpo.loss = f"{tmp_path}/secret/own.py:own_loss"
+    checkpoint = make_run(cfg).checkpoints / "step_20"
+    folder = release(checkpoint, tmp_path / "hf")
+    card = card_of(folder)
+    assert "1 × `correct` + 0.25 × `own_reward`; rule `boxed`" in card
+    assert "a weighted sum of functions as its reward: `correct`, `own_reward`" in card
+    assert "rewarded for what the functions `correct`, `own_reward` measure" in card
+    assert "one rule as its reward" not in card and "the final answer alone" not in card
+    assert "`own_loss`, a function of this run's own" in card
+    assert provenance_of(folder)["config"]["reward"]["functions"] == ["correct", "own.py:own_reward"]
+    assert "secret" not in card + json.dumps(provenance_of(folder))

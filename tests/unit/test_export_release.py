@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from alphamed_nemo import provenance
 from alphamed_nemo.errors import ConversionError
-from alphamed_nemo.export import provenance
 from alphamed_nemo.export.base_model import BaseModel
 from alphamed_nemo.export.markdown import table
 from alphamed_nemo.export.release import Origin, export_hf

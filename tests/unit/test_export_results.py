@@ -14,14 +14,14 @@ import pytest
 from huggingface_hub import ModelCardData
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder, fill_paths
 from alphamed_nemo.evaluation.journal import model_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.stats import mcnemar, wilson
 from alphamed_nemo.export import card_results
 from alphamed_nemo.export.base_model import front_matter
 from alphamed_nemo.export.card_results import BEGIN, END, update_card
-from alphamed_nemo.export.provenance import release_identity
-from alphamed_nemo.run_folder import RunFolder, fill_paths
+from alphamed_nemo.provenance import release_identity
 from tests.unit.released_run import TINY, evaluation, make_run, release, settings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -52,7 +52,7 @@ def test_a_result_goes_to_the_card_once_and_the_rest_of_it_stays(folder):
     after = card_of(folder)
     low, high = (100 * value for value in wilson(15, 20))
     assert f"| medqa | 20 | 75.0 ({low:.1f} to {high:.1f}) |" in after and "| all | 40 | 75.0 (" in after
-    assert "greedy, at most 48 new tokens, 0 of 40 responses without an answer, 7 tokens a response" in after
+    assert "greedy, at most 48 new tokens, 0 of 40 responses without an answer, 7 tokens per response" in after
     assert f"evaluated {result.date}" in after and "not been evaluated" not in after
     assert before.split(BEGIN)[0].split("\n---\n")[1] == after.split(BEGIN)[0].split("\n---\n")[1]
     assert before.split(END)[1] == after.split(END)[1]

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alphamed_nemo.config import GrpoConfig
+from alphamed_nemo.config import Config, GrpoConfig
+from alphamed_nemo.config.limits import check_training_values, check_values
 from alphamed_nemo.grpo.aggregation import BatchTotals
-from alphamed_nemo.grpo.loss import make_loss, needs_old_logprobs
+from alphamed_nemo.grpo.loss import GrpoLoss
 from alphamed_nemo.policy.packing import TrainSequence, pack
 from tests.unit.grpo_oracle import as_pack, difference_gradient, make_responses, plain_loss
 
@@ -50,7 +51,7 @@ def run(responses, cfg, totals=None, **pack_options):
     totals = totals or BatchTotals(sum(len(response.logprobs) for response in responses), len(responses))
     pack = as_pack(responses, **pack_options)
     logprobs = pack.logprobs.clone().requires_grad_()
-    loss, metrics = make_loss(cfg, totals)(logprobs, pack.entropy, pack)
+    loss, metrics = GrpoLoss(cfg, totals)(logprobs, pack.entropy, pack)
     loss.backward()
     assert not logprobs.grad[~pack.mask].any(), "a token outside the responses has a gradient"
     return loss.item(), logprobs.grad[pack.mask], metrics
@@ -78,7 +79,7 @@ def test_entropy_bonus_gradient():
     cfg = SETTINGS["entropy"]
     pack = as_pack(responses)
     entropy = pack.entropy.clone().requires_grad_()
-    loss, _ = make_loss(cfg, TOTALS)(pack.logprobs, entropy, pack)
+    loss, _ = GrpoLoss(cfg, TOTALS)(pack.logprobs, entropy, pack)
     loss.backward()
     assert entropy.grad[pack.mask].tolist() == pytest.approx([-0.2 / sum(LENGTHS)] * sum(LENGTHS))
 
@@ -114,7 +115,7 @@ def test_packs_of_the_policy_give_the_plain_loss_over_all_ranks(name):
         for batch in pack(sequences, tokens_per_microbatch=16, data_rank=rank, data_size=2):
             rollout = batch.rollout_logprobs.double()
             batch.old_logprobs = 1.1 * rollout
-            value, metrics = make_loss(cfg, BatchTotals.of(sequences))(0.9 * rollout, None, batch)
+            value, metrics = GrpoLoss(cfg, BatchTotals.of(sequences))(0.9 * rollout, None, batch)
             loss, tokens = loss + value.item(), tokens + metrics["tokens"].item()
     assert tokens == sum(LENGTHS)
     assert loss == pytest.approx(plain_loss(responses, cfg), abs=1e-6)
@@ -134,7 +135,7 @@ def test_one_update_takes_the_current_logprobs_as_old_ones(loss):
     pack = as_pack(responses)
     pack.old_logprobs = None
     logprobs = pack.logprobs.clone().requires_grad_()
-    value, metrics = make_loss(cfg, TOTALS)(logprobs, None, pack)
+    value, metrics = GrpoLoss(cfg, TOTALS)(logprobs, None, pack)
     value.backward()
     for response in responses:
         response.old = list(response.logprobs)
@@ -147,7 +148,7 @@ def test_one_update_takes_the_current_logprobs_as_old_ones(loss):
 
 @pytest.mark.parametrize(("updates", "epochs", "needed"), [(1, 1, False), (2, 1, True), (1, 2, True)])
 def test_old_logprobs_are_needed_for_several_updates(updates, epochs, needed):
-    assert needs_old_logprobs(GrpoConfig(updates_per_batch=updates, epochs=epochs)) is needed
+    assert GrpoConfig(updates_per_batch=updates, epochs=epochs).needs_old_logprobs is needed
 
 
 def test_metric_sums_equal_loops_over_tokens():
@@ -202,7 +203,7 @@ def test_a_missing_tensor_is_named(changes, missing, message):
     pack = as_pack(make_responses(1, LENGTHS))
     setattr(pack, missing, None)
     with pytest.raises(ValueError, match=message):
-        make_loss(GrpoConfig(**changes), TOTALS)(pack.logprobs, pack.entropy, pack)
+        GrpoLoss(GrpoConfig(**changes), TOTALS)(pack.logprobs, pack.entropy, pack)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +218,10 @@ def test_a_missing_tensor_is_named(changes, missing, message):
     ],
 )
 def test_an_unknown_setting_is_refused_with_what_exists(changes, message):
+    cfg = Config(grpo=GrpoConfig(**changes))
     with pytest.raises(ValueError, match=message):
-        make_loss(GrpoConfig(**changes), BatchTotals(10, 2))
+        check_values(cfg)
+        check_training_values(cfg)
 
 
 def test_constant_length_needs_a_length():

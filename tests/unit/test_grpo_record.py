@@ -1,14 +1,16 @@
 import json
 
+import pytest
+
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.collect import Collected
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.record import RunRecord
 from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
-from alphamed_nemo.rewards.types import Score
+from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
-from alphamed_nemo.run_folder import RunFolder
 
 TIMING = {"generation": 2.0, "reward": 0.1, "training": 1.0}
 
@@ -80,3 +82,15 @@ def test_loggers_get_metrics_and_step(tmp_path):
         7, {"loss": 0.25, "processed_tokens": 20.0}, TIMING, collected()
     )
     assert seen == [(7, 0.25)]
+
+
+def test_parts_of_a_weighted_reward_are_in_metrics_and_samples(tmp_path):
+    batch = collected(1)
+    parts = [{"correct": 1.0, "own": 0.5}, {"correct": 0.0, "own": -1.5}]
+    group = batch.groups[0]
+    group.scores = [Score(1.1, "B", "correct", parts[0]), Score(-0.3, None, "no_answer", parts[1])]
+    metrics = rollout_metrics(batch, Config())
+    assert metrics["reward/mean"] == pytest.approx(0.4)
+    assert (metrics["reward/correct"], metrics["reward/own"]) == (0.5, -0.5)
+    record(tmp_path).write(1, {"processed_tokens": 20.0}, TIMING, batch)
+    assert [row["parts"] for row in rows(tmp_path / "samples" / "step_1.jsonl")] == parts

@@ -1,7 +1,7 @@
 import pytest
 
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.grpo.stream import QuestionStream
+from alphamed_nemo.grpo.question_stream import QuestionStream
 
 
 def questions(count: int, level: int | None = None) -> list[Question]:

@@ -12,11 +12,12 @@ from torch import Tensor
 from alphamed_nemo.config import Config, GrpoConfig, ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo import update
+from alphamed_nemo.grpo.clock import StepClock
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.update import Updater, sequences_of, trained_on
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.rewards.types import Score
+from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
 from tests.spawn import spawn
 from tests.tiny_hf import write_model
@@ -70,7 +71,7 @@ def updated(hf: str, skip: bool) -> tuple[dict[str, Tensor], list[dict[str, floa
         update.trained_on = lambda groups, _cfg: sequences_of(groups) or trained_on(groups, _cfg)
     updater = Updater(cfg, policy)
     masked = [group([1, 2], [1.0, -1.0], [0.0, 0.0])]
-    metrics = [updater.update(batch, {}) for batch in (BATCH, [ALL_RIGHT, ALL_WRONG], masked)]
+    metrics = [updater.update(batch, StepClock()) for batch in (BATCH, [ALL_RIGHT, ALL_WRONG], masked)]
     return dict(policy.hf_weights()), metrics
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import load_config, write_config
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.components import Component, free_port, reward_server, rollout_server, trainer
-from alphamed_nemo.launch.settings import load_config, write_config
-from alphamed_nemo.run_folder import RunFolder
 
 
 @pytest.fixture

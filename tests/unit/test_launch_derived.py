@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.derived import fill_derived
-from alphamed_nemo.launch.settings import load_config, write_config
+from alphamed_nemo.config.files import load_config, write_config
 
 
 def test_lengths_follow_the_rollouts_and_the_model_holds_prompt_and_longest_response():

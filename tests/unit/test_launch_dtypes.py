@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-import torch
 
+from alphamed_nemo import devices
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.cli.recipe import guarded
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.dtypes import announce_processor, settle_dtypes
-from alphamed_nemo.launch.recipe import guarded
-from alphamed_nemo.launch.settings import load_config, write_config
-from alphamed_nemo.policy import manifest
+from alphamed_nemo.config.files import load_config, write_config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.launch.components import announce_processor
+from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.processor import Processor
-from alphamed_nemo.run_folder import RunFolder
 
 AVX2 = Processor("Old", 2, ("AVX2",))
 AVX512 = Processor("Middle", 2, ("AVX2", "AVX-512"))
@@ -26,7 +27,7 @@ AMX = Processor("New", 2, ("AVX2", "AVX-512", "AVX-512 BF16", "AMX"))
 @pytest.fixture
 def cpu_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU, and two cores."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
 
 
@@ -103,7 +104,7 @@ def test_a_recipe_settles_it_before_it_does_anything(cfg: Config):
 
     from omegaconf import OmegaConf
 
-    guarded(main, OmegaConf.structured(cfg), on_gpus=lambda: True)
+    guarded(main, OmegaConf.create(asdict(cfg)), on_gpus=lambda: True)
     kept = load_config(RunFolder.of(cfg).config)
     assert (kept.model.dtype, kept.rollout.dtype) == ("bfloat16", "bfloat16")
 

@@ -161,17 +161,28 @@ def test_the_status_of_a_recipe_and_of_the_tests_is_passed_on(clone: Clone) -> N
 @pytest.mark.parametrize(
     ("arguments", "pytest_arguments"),
     [
-        ([], "tests/unit tests/integration tests/real tests/gpu"),
-        (["unit"], "tests/unit"),
-        (["integration", "-x"], "tests/integration -x"),
-        (["slurm"], "tests/slurm"),
-        (["image", "-s"], "tests/image -s"),
-        (["-k", "launch"], "tests/unit tests/integration tests/real tests/gpu -k launch"),
+        ([], "not nightly tests/unit tests/integration tests/real tests/gpu"),
+        (["unit"], "not nightly tests/unit"),
+        (["integration", "-x"], "not nightly tests/integration -x"),
+        (["integration", "real", "-x"], "not nightly tests/integration tests/real -x"),
+        (["slurm"], "not nightly tests/slurm"),
+        (["image", "-s"], "not nightly tests/image -s"),
+        (["nightly"], "nightly tests/integration tests/real tests/slurm"),
+        (["-k", "launch"], "not nightly tests/unit tests/integration tests/real tests/gpu -k launch"),
     ],
 )
 def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arguments: str) -> None:
     assert clone.run("test", *arguments)[0] == 0
-    assert clone.calls()[-1] == f"ran -m pytest {pytest_arguments}"
+    assert clone.calls()[-1] == f"ran -m pytest -m {pytest_arguments}"
+
+
+def test_check_stops_at_what_fails_first(clone: Clone) -> None:
+    assert clone.run("check", "-x")[0] == 0
+    ran = [call for call in clone.calls() if call.startswith("ran -m")]
+    assert [call.split()[2] for call in ran] == ["ruff", "ruff", "pytest"]
+    assert ran[-1].endswith("tests/unit -x")
+    assert clone.run("check", STATUS="3")[0] == 3
+    assert [call.split()[2] for call in clone.calls()] == ["ruff"]
 
 
 def test_bench_passes_its_rows_on(clone: Clone) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
 from alphamed_nemo.plan.activations import activation_bytes, chunks_in_flight, layer_bytes, logit_bytes
-from alphamed_nemo.plan.model import load_model, model_of
+from alphamed_nemo.plan.sizes import load_model, model_of
 from tests.spawn import spawn
 
 SIZES = {
@@ -32,7 +32,7 @@ def kept_bytes(sizes: dict, tokens: int) -> float:
     """Bytes a token that one layer keeps for its backward pass: the difference between two layers and one."""
     import torch
 
-    from alphamed_nemo.policy.attention import SegmentParams
+    from alphamed_nemo.policy.local.attention import SegmentParams
     from alphamed_nemo.policy.model import build_model
     from alphamed_nemo.policy.runtime import initialize
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alphamed_nemo.config import ParallelConfig
 from alphamed_nemo.families import SIZES
-from alphamed_nemo.plan.model import SHIPPED, load_model, local_shape, model_of
+from alphamed_nemo.plan.sizes import SHIPPED, load_model, local_shape, model_of
 
 # What the authors' safetensors files hold.
 PUBLISHED = {

@@ -10,18 +10,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.cli.recipe import CONF, register_schema
+from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.bank import embedded_bank
+from alphamed_nemo.config.files import to_config
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
-from alphamed_nemo.launch.derived import fill_derived
-from alphamed_nemo.launch.dtypes import settle_dtypes
-from alphamed_nemo.launch.recipe import CONF, register_schema
-from alphamed_nemo.launch.settings import to_config
 from alphamed_nemo.plan.passes import count_passes, subset_questions
-from alphamed_nemo.plan.plan import make_plan
+from alphamed_nemo.plan.prediction import make_plan
 from alphamed_nemo.plan.text import plan_text
 
 SIZES = sorted(path.stem for path in (CONF / "experiment").glob("grpo_*.yaml"))

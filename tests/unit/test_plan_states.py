@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
-from alphamed_nemo.plan.model import model_of
+from alphamed_nemo.plan.sizes import model_of
 from alphamed_nemo.plan.states import Bucket, divide, rank_states
 from tests.spawn import spawn
 

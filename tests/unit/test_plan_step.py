@@ -10,15 +10,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli.derived import fill_lengths
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.cli.recipe import CONF, register_schema
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.derived import fill_lengths
-from alphamed_nemo.launch.dtypes import settle_dtypes
-from alphamed_nemo.launch.recipe import CONF, register_schema
-from alphamed_nemo.launch.settings import to_config
+from alphamed_nemo.config.files import to_config
 from alphamed_nemo.plan.changes import advise, apply, fastest
 from alphamed_nemo.plan.generation import decode_seconds, decode_step_seconds
 from alphamed_nemo.plan.lengths import make_workload
-from alphamed_nemo.plan.plan import Plan, make_plan
+from alphamed_nemo.plan.prediction import Plan, make_plan
 from alphamed_nemo.plan.text import change_text, plan_text
 
 LAYOUTS = sorted(path.stem for path in (CONF / "parallel").glob("*b_*.yaml"))
@@ -177,9 +177,9 @@ def test_every_assumption_is_printed_with_its_reason() -> None:
     [
         ("plan.gpu=a100", "plan.gpu: found 'a100', expected one of h100, h200"),
         ("plan.gpus=24", "plan.gpus: found 24, but parallel has .* = 16 ranks"),
-        ("parallel.tensor=3", "parallel.tensor: 3 does not divide the model's 32 heads"),
+        ("parallel.tensor=3", "parallel.tensor: 3 does not divide the model's 32 attention heads"),
         ("parallel.pipeline=5", "parallel.pipeline: 5 stages do not divide the model's 32 layers"),
-        ("parallel.sequence=true", "parallel.sequence: needs parallel.tensor of at least 2"),
+        ("parallel.sequence=true", "parallel.sequence: needs parallel.tensor of 2 or more"),
         ("rollout.tensor=3", "rollout.tensor: 3 does not divide"),
         ("grpo.tokens_per_microbatch=1024", "grpo.tokens_per_microbatch: 1024 is less than the longest"),
         ("plan.offload_while_generating=some", "plan.offload_while_generating: found 'some'"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from alphamed_nemo.policy.attention import PackedAttention, SegmentParams
+from alphamed_nemo.policy.local.attention import PackedAttention, SegmentParams
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 

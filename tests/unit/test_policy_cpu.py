@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the shim is f
 
 
 def install() -> None:
-    from alphamed_nemo.policy import cpu
+    from alphamed_nemo.policy.local import cuda_on_cpu as cpu
 
     cpu.install()
     cpu.install()  # a second call changes nothing
@@ -136,7 +136,7 @@ def test_several_ranks_add_up_their_gradients_and_gather_their_weights():
 
 
 def refuse() -> str:
-    from alphamed_nemo.policy import cpu
+    from alphamed_nemo.policy.local import cuda_on_cpu as cpu
 
     torch.cuda.is_available = lambda: True
     with pytest.raises(RuntimeError, match="must not be installed") as error:

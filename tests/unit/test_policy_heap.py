@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alphamed_nemo.launch.components import KEEP_FREED_MEMORY
-from alphamed_nemo.policy.heap import SLACK, Heap
+from alphamed_nemo.policy.local.heap import SLACK, Heap
 
 MB = 2**20
 
@@ -20,7 +20,7 @@ def run(program: str) -> list[float]:
     """What the program prints as JSON, in MB. It has `heap`, and `step(sizes)`, which takes tensors of so many MB."""
     head = """
 import json, torch
-from alphamed_nemo.policy.heap import Heap
+from alphamed_nemo.policy.local.heap import Heap
 MB, heap = 2**20, Heap()
 def step(sizes, left=0):
     tensors = [torch.zeros(int(size * MB), dtype=torch.uint8) for size in sizes]

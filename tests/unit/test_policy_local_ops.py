@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from alphamed_nemo.policy.local_ops import PackedRMSNorm, SwiGLU, rotate
+from alphamed_nemo.policy.local.operators import PackedRMSNorm, SwiGLU, rotate
 
 HEADS, DIM = 4, 8
 

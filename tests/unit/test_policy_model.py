@@ -85,9 +85,14 @@ def test_vocabulary_is_padded_so_that_tensor_ranks_divide_it(vocab, tensor, padd
         (LlamaConfig(**SIZES), {"dtype": "float16"}, {}, "model.dtype is 'float16'"),
         (LlamaConfig(**SIZES, attention_bias=True), {}, {}, "attention_bias: found True"),
         (LlamaConfig(**SIZES, hidden_act="gelu"), {}, {}, "hidden_act: found 'gelu'"),
-        (LlamaConfig(**SIZES), {}, {"tensor": 4}, "num_key_value_heads of 2"),
-        (LlamaConfig(**SIZES), {}, {"pipeline": 3}, "4 layers do not divide into 3 stages"),
-        (LlamaConfig(**SIZES), {}, {"pipeline": 2, "virtual_pipeline": 4}, "4 layers do not divide into 8 stages"),
+        (LlamaConfig(**SIZES), {}, {"tensor": 4}, "4 does not divide the model's 2 key-value heads"),
+        (LlamaConfig(**SIZES), {}, {"pipeline": 3}, "3 stages do not divide the model's 4 layers"),
+        (
+            LlamaConfig(**SIZES),
+            {},
+            {"pipeline": 2, "virtual_pipeline": 4},
+            "2 stages × parallel.virtual_pipeline=4 do not divide the model's 4 layers",
+        ),
         (
             LlamaConfig(**SIZES, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
             {},

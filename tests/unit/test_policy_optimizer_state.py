@@ -20,7 +20,8 @@ def saved(data: int, dtype: str) -> tuple[dict[str, torch.Tensor], dict[str, tor
     are saved and no copies."""
     from megatron.core import parallel_state
 
-    from alphamed_nemo.policy import checkpoint_tensors, optimizer_state
+    from alphamed_nemo.policy.checkpoint import optimizer_state
+    from alphamed_nemo.policy.checkpoint import tensors as checkpoint_tensors
     from alphamed_nemo.policy.model import build_model
     from alphamed_nemo.policy.optimizer import build_optimizer, wrap
     from alphamed_nemo.policy.random_weights import initialize_weights

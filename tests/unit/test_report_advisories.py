@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
+from alphamed_nemo.cli.progress import GrpoProgress
 from alphamed_nemo.report.advisories import STEPS, Watch
-from alphamed_nemo.report.progress import GrpoProgress
 
 GOOD = {
     "reward/mean": 0.4,
@@ -55,4 +55,5 @@ def test_progress_shows_it_under_its_step():
         for step in range(1, 6):
             progress.update(GOOD | {"step": step, "reward/mean": 0.0, "effective_query_ratio": 0.0})
     lines = screen.getvalue().splitlines()
-    assert len(lines) == 6 and lines[3].startswith("warning: step 3: no response was right")
+    assert lines[-1].startswith("saving")
+    assert len(lines) == 7 and lines[3].startswith("warning: step 3: no response was right")

@@ -1,5 +1,6 @@
 """The report of a synthetic run folder: what the page says, that it stands alone, and what it does without data."""
 
+import html
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -8,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from alphamed_nemo.report.html import build_comparison, build_report
+from alphamed_nemo.report.scale import percent
 from tests.unit.synthetic_run import make_run, sample_row, write_lines
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -174,3 +176,49 @@ def test_rows_of_other_questions_are_not_compared(tmp_path):
         questions = [{"id": f"q{number}", "key": "A", "responses": [{"answer": "A"}]}]
         path.write_text(json.dumps(json.loads(path.read_text()) | {"questions": questions}))
     assert "On the same questions" not in build_report(run).read_text(encoding="utf-8")
+
+
+def test_the_mismatch_reads_as_a_distance_with_its_limit(tmp_path):
+    run = make_run(tmp_path / "run")
+    rows = [{"step": step, "reward/mean": 0.5, "token_mult_prob_error": 1 + 0.002 * step} for step in (1, 2, 3)]
+    write_lines(run / "metrics.jsonl", rows)
+    tile = "<dt>Mismatch</dt><dd>0.006<small>largest between trainer and rollout engine; limit 0.05</small>"
+    assert tile in build_report(run).read_text(encoding="utf-8")
+
+
+def test_exact_agreement_is_a_mismatch_of_zero(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "reward/mean": 0.5, "token_mult_prob_error": 1.0}])
+    assert "<dt>Mismatch</dt><dd>0<small>" in build_report(tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("clipped", "sentence"),
+    [
+        (0.0, "No response reached the limit of tokens."),
+        (0.0026, "At most 0.26% of a step's responses reached"),
+        (0.64, "At most 64% of a step's responses reached"),
+    ],
+)
+def test_a_share_that_is_not_zero_never_reads_as_zero(tmp_path, clipped, sentence):
+    row = {"step": 1, "response_length/mean": 20.0, "response_length/clip_ratio": clipped}
+    write_lines(tmp_path / "metrics.jsonl", [row])
+    assert sentence in html.unescape(build_report(tmp_path).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("share", "text"), [(0, "0%"), (0.025, "2.5%"), (0.075, "7.5%"), (0.07, "7%"), (1, "100%")])
+def test_percentages_keep_the_digits_of_round_ticks(share, text):
+    assert percent(share) == text
+
+
+def test_powers_of_ten_on_a_logarithmic_axis_are_written_alike(page):
+    chart = re.search(r'aria-label="Trainer and rollout engine".*?</svg>', page, flags=re.DOTALL).group()
+    ticks = [text for text in re.findall(r'class="tick"[^>]*>([^<]*)<', chart) if text.startswith("10⁻")]
+    assert ticks == ["10⁻⁷", "10⁻⁵", "10⁻³", "10⁻¹"]
+
+
+def test_the_histogram_of_lengths_has_a_bin_for_every_question(page):
+    chart = re.search(r'aria-label="Question length".*?</svg>', page, flags=re.DOTALL).group()
+    shares = {name: re.findall(rf"· {name} ([\d.]+)%", chart) for name in ("set0", "set1")}
+    for name, found in shares.items():
+        assert sum(map(float, found)) == pytest.approx(100, abs=0.5), name
+    assert "<title>20 to 24 tokens · " in chart

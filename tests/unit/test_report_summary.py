@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from alphamed_nemo.report.progress import GrpoProgress, MetricsFollower, Stages, duration, step_text
+from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower, Stages, duration, step_text
 from alphamed_nemo.report.run_data import read_metrics
 from alphamed_nemo.report.scale import Axis, nice_ticks, number, padded_range, smooth
 from alphamed_nemo.report.summary import write_summary

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphamed_nemo.rewards.extract import extract_answer
+from alphamed_nemo.answers.protocols import extract_answer
 from alphamed_nemo.rewards.rule import score
-from alphamed_nemo.rewards.types import RewardItem
+from alphamed_nemo.rewards.score import RewardItem
 
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")
 

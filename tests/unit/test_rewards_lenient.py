@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphamed_nemo.rewards.extract import extract_answer
+from alphamed_nemo.answers.protocols import extract_answer
 
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Chronic myeloid leukemia")
 WORDS = ("yes", "no", "maybe")

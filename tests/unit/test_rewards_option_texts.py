@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphamed_nemo.rewards.choices import AMBIGUOUS, Choices
-from alphamed_nemo.rewards.extract import PROTOCOLS, extract_answer
+from alphamed_nemo.answers.choices import AMBIGUOUS, Choices
+from alphamed_nemo.answers.protocols import PROTOCOLS, extract_answer
 
 CROSSES = ("BB × bb", "Bb × bb", "bb × bb")
 ALLELES = ("AA", "Aa", "aa")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from alphamed_nemo.processor import this_processor
-from alphamed_nemo.rollout import cpu_norm
-from alphamed_nemo.rollout.cpu_kernels import apply_limits
-from alphamed_nemo.rollout.server import CPU_NORM
+from alphamed_nemo.rollout.inside_vllm import cpu_norm
+from alphamed_nemo.rollout.inside_vllm.cpu_kernels import apply_limits
+from alphamed_nemo.rollout.vllm_command import CPU_NORM
 from tests.spawn import spawn
 
 EPSILON = 1e-5

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from alphamed_nemo.rollout.hanging import LIMIT, WAITING, TellHanging
+from alphamed_nemo.rollout.inside_vllm.hanging import LIMIT, WAITING, TellHanging
 
 
 async def engine(scope: dict, receive, send) -> None:

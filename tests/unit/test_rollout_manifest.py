@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alphamed_nemo.rollout.manifest import Arrivals, Found, Manifest, check_manifest, read_manifest
+from alphamed_nemo.rollout.update_manifest import Arrivals, Found, Manifest, check_manifest, read_manifest
 
 SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
 EXPECTED = Manifest(SHAPES, "float32")
@@ -17,10 +17,14 @@ A, B, C = (("a", (2, 3), "float32"), ("b", (4,), "float32"), ("c", (), "float32"
 
 
 def test_the_manifest_is_read_from_all_shards_without_buffers(tmp_path: Path):
-    save_file({"embed.weight": torch.zeros(5, 2)}, tmp_path / "model-1.safetensors", metadata={"format": "pt"})
-    save_file(
-        {"norm.weight": torch.zeros(2), "layer.rotary_emb.inv_freq": torch.zeros(1)}, tmp_path / "model-2.safetensors"
-    )
+    files = {
+        "model-1.safetensors": {"embed.weight": torch.zeros(5, 2)},
+        "model-2.safetensors": {"norm.weight": torch.zeros(2), "layer.rotary_emb.inv_freq": torch.zeros(1)},
+    }
+    for file, weights in files.items():
+        save_file(weights, tmp_path / file, metadata={"format": "pt"})
+    index = {name: file for file, weights in files.items() for name in weights}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert read_manifest(tmp_path) == Manifest({"embed.weight": (5, 2), "norm.weight": (2,)})
 
 
@@ -33,7 +37,7 @@ def test_a_tied_head_is_not_expected(tmp_path: Path, tied: bool, names: set[str]
 
 
 def test_a_folder_without_weights_is_an_error(tmp_path: Path):
-    with pytest.raises(ValueError, match="no \\*.safetensors"):
+    with pytest.raises(ValueError, match="found neither model.safetensors nor"):
         read_manifest(tmp_path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.rollout.server import new_api_key, resolve_transfer, vllm_command
+from alphamed_nemo.rollout.vllm_command import new_api_key, resolve_transfer, vllm_command
 
 
 def settled() -> Config:

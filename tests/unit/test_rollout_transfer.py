@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout import transfer as transfer_module
+from alphamed_nemo.rollout.carriers import shared_memory
+from alphamed_nemo.rollout.carriers.cuda import address_towards, batches, cuda_sender
+from alphamed_nemo.rollout.carriers.shared_memory import SharedMemorySender
 from alphamed_nemo.rollout.connection import Connection
-from alphamed_nemo.rollout.cuda_transfer import address_towards, batches, cuda_sender
-from alphamed_nemo.rollout.manifest import Manifest
-from alphamed_nemo.rollout.transfer import SharedMemorySender, WeightTransfer
+from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.update_manifest import Manifest
 
 NOTHING = Manifest({}, "float32")
 
@@ -57,7 +58,7 @@ def weights(seed: int = 0) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("growth", [4096, 1 << 20])
 def test_every_tensor_arrives_whole_however_often_the_segment_grows(monkeypatch, growth: int):
-    monkeypatch.setattr(transfer_module, "GROWTH", growth)
+    monkeypatch.setattr(shared_memory, "GROWTH", growth)
     receiver = Receiver()
     for seed in range(2):  # the second update is written over the first
         sent = weights(seed)
@@ -72,10 +73,10 @@ def test_every_tensor_arrives_whole_however_often_the_segment_grows(monkeypatch,
 
 def test_a_closed_sender_leaves_no_segment_behind():
     def held() -> int:
-        return Path("/proc/self/maps").read_text().count(f"memfd:{transfer_module.SEGMENT_NAME}")
+        return Path("/proc/self/maps").read_text().count(f"memfd:{shared_memory.SEGMENT_NAME}")
 
     sender = Receiver()
-    sender.descriptor = os.memfd_create(transfer_module.SEGMENT_NAME)
+    sender.descriptor = os.memfd_create(shared_memory.SEGMENT_NAME)
     sender.send(iter(weights().items()))
     assert held() == 1
     sender.close()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import load_config
 from alphamed_nemo.launch import slurm
 from alphamed_nemo.launch.allocation import Allocation
-from alphamed_nemo.launch.settings import load_config
-from tests.tiny_hf import CONFIGS
+from tests.tiny_hf import CONFIGS, write_model
 
 KEYS = {"ALPHAMED_ROLLOUT_API_KEY": "rollout/secret+1==", "ALPHAMED_REWARD_API_KEY": "reward/secret+2=="}
 
@@ -140,3 +140,21 @@ def test_a_dry_run_says_whether_the_memory_is_enough(cfg: Config) -> None:
     assert "training on n1 n2, rollouts on n3, rewards on n1" in shown
     assert "tensor 2 × pipeline 2 × data 4 = 16 ranks, 8 a node" in shown
     assert "Memory on the fullest GPU" in shown and shown.count("\nsrun --job-name=") == 3
+
+
+def test_the_reward_step_has_the_users_functions(cfg: Config) -> None:
+    place = "examples/format_reward.py:format_reward"
+    cfg.reward.functions, cfg.reward.weights = ["correct", place], [1.0, 0.2]
+    reward, *_ = slurm.plan_training(cfg, allocation(3))
+    command = shlex.split(reward.script().splitlines()[-1])
+    assert f"--function={place}=0.2" in command and "--function=correct=1.0" in command
+
+
+def test_a_dry_run_checks_the_layout_against_a_model_that_it_sees(cfg: Config) -> None:
+    (write_model(Path(cfg.model.path), "llama") / "tokenizer.json").write_text("{}")
+    assert slurm.dry_run(cfg, allocation(3)) == slurm.description(
+        cfg, allocation(3), slurm.plan_training(cfg, allocation(3))
+    )
+    cfg.parallel.tensor, cfg.parallel.data = 3, 1
+    with pytest.raises(ValueError, match="parallel.tensor: 3 does not divide the model's"):
+        slurm.dry_run(cfg, allocation(3))

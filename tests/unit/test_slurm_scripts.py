@@ -13,8 +13,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from alphamed_nemo.launch.recipe import CONF, register_schema
-from alphamed_nemo.launch.settings import to_config
+from alphamed_nemo.cli.recipe import CONF, register_schema
+from alphamed_nemo.config.files import to_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = sorted([*ROOT.glob("slurm/*.sh"), *ROOT.glob("tests/slurm/*.sh"), ROOT / "run", ROOT / ".ci" / "run"])

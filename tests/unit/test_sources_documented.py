@@ -12,13 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli import recipe
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import to_config
+from alphamed_nemo.config.limits import check_values
+from alphamed_nemo.config.run_folder import fill_paths
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.sources import LOADERS
-from alphamed_nemo.launch import recipe
-from alphamed_nemo.launch.settings import to_config
-from alphamed_nemo.launch.values import check_values
-from alphamed_nemo.run_folder import fill_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from alphamed_nemo import user_code
+from alphamed_nemo.config.sources import SourceConfig, SourcesConfig
 from alphamed_nemo.data.sources.alphamed19k import AlphaMed19K
 from alphamed_nemo.data.sources.base import Loaded, Loader, SetAside, load
-from alphamed_nemo.data.sources.config import SourceConfig, SourcesConfig
 from alphamed_nemo.data.sources.gpqa import GPQA
 from alphamed_nemo.data.sources.medmcqa import MedMCQA
 from alphamed_nemo.data.sources.medqa import MedQA
@@ -38,7 +39,21 @@ def load_source(name: str, source: SourceConfig, evaluation: bool = False, max_u
     Raises:
         ValueError: no such loader, an unreadable source, another schema, or too many unusable rows.
     """
+    return load(loader_of(name, source), name, source, evaluation, max_unusable_share)
+
+
+def loader_of(name: str, source: SourceConfig) -> type[Loader]:
+    """The loader of a data set: one of `LOADERS`, or a user's own class, whose file is run then.
+
+    Raises:
+        ValueError: there is none, or the user's is no subclass of `Loader`.
+    """
     kind = source.set or name
+    if user_code.is_place(kind):
+        loader = user_code.load(kind, f"data set {name}")
+        if not isinstance(loader, type) or not issubclass(loader, Loader):
+            raise ValueError(f"data set {name}: {kind} is no subclass of alphamed_nemo.data.sources.base.Loader")
+        return loader
     if kind not in LOADERS:
         raise ValueError(f"data set {name}: no loader {kind!r}; `set` is one of {', '.join(LOADERS)}")
-    return load(LOADERS[kind], name, source, evaluation, max_unusable_share)
+    return LOADERS[kind]

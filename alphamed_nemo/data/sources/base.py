@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.cells import Unusable, text
 from alphamed_nemo.data.letter_case import same_words
 from alphamed_nemo.data.question import LETTERS, Question, repeated_texts, same_text
-from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.data.sources.rows import HubSet, Rows, read_rows
 
 log = logging.getLogger(__name__)

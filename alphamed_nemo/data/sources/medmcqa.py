@@ -13,10 +13,10 @@ import logging
 import re
 from collections import Counter
 
+from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.cells import Unusable, text
 from alphamed_nemo.data.question import LETTERS, Question
 from alphamed_nemo.data.sources.base import Loader
-from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.data.sources.rows import HubSet, Rows
 
 log = logging.getLogger(__name__)

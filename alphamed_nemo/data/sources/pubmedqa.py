@@ -7,11 +7,11 @@ PQA-L is the labelled thousand that is evaluated on; PQA-A (`subset=pqa_artifici
 
 from __future__ import annotations
 
+from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.answer_key import letter_of
 from alphamed_nemo.data.cells import Unusable, paragraphs_of, text
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.sources.base import Loader
-from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.data.sources.rows import HubSet, Rows
 from alphamed_nemo.data.text_files import parse_json
 

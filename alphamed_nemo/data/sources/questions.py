@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.answer_key import habit_of, key_of
 from alphamed_nemo.data.cells import Options, Unusable, level_of, metadata_of, options_of, paragraphs_of
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.sources.base import Loader
-from alphamed_nemo.data.sources.config import SourceConfig
 from alphamed_nemo.data.sources.rows import Rows
 
 

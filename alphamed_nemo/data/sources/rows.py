@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alphamed_nemo.data.sources.config import SourceConfig
+from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.sources.csv_rows import read_csv
 from alphamed_nemo.data.sources.json_rows import read_json
 

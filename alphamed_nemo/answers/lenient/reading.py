@@ -1,0 +1,172 @@
+"""Reading the choice that stands at one place of a response, after a cue such as "the answer is"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from alphamed_nemo.answers.choices import AMBIGUOUS, EPITHET, Choices, is_letter, normalise, plain
+from alphamed_nemo.answers.lenient import cues
+
+_PLAIN = str.maketrans("’‘“”：（）＝–—−", "''\"\":()=---")
+_ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ’‘“”：（）＝–—−", "abcdefghijklmnopqrstuvwxyz''\"\":()=---")
+_LETTER = re.compile(r"[a-z](?![a-z0-9'^]|[-–][a-z0-9])")
+_CLOSERS = re.compile(r"[)\]}\"'*`$>_]{0,6}")
+_ARTICLE = re.compile(r"(?:the|an?|it's|it is)\s+")
+_STOP = re.compile(r"[.!?\n]")
+_WORD_END = re.compile(r"(?![a-z0-9])(?!-[a-z0-9])(?!\.[0-9])")
+OPENERS = "([{\"'*<`$_"
+STOPS = ".,;:!)]}\"'*`>\n|<"
+NEAR = 16  # characters: marks before a "not", an article before an option's text
+SHORT = 3  # characters; an option text no longer than this needs a clean end, since "no" also begins "no longer"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A window of a response.
+
+    Attributes:
+        raw: the characters as written.
+        low: the same in lower case with plain quotes, equally long.
+        choices: what can be stated.
+    """
+
+    raw: str
+    low: str
+    choices: Choices
+
+    @classmethod
+    def of(cls, raw: str, choices: Choices) -> Text:
+        low = raw.lower()
+        if raw.isascii():
+            return cls(raw, low, choices)
+        low = low.translate(_PLAIN) if len(low) == len(raw) else raw.translate(_ASCII_LOWER)
+        return cls(raw, low, choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A choice read from a text.
+
+    Attributes:
+        letter: a letter of the choices, or AMBIGUOUS.
+        end: position after it.
+        by_text: read from the option's text, not from a letter.
+    """
+
+    letter: str
+    end: int
+    by_text: bool = False
+
+
+def read_choice(text: Text, position: int, colon: bool = False, texts: bool = True) -> Choice | None:
+    """The choice that stands at `position`, after fillers and opening marks.
+
+    Args:
+        text: the window.
+        position: where the cue ends.
+        colon: the cue ended on a colon or a line break, after which even a bare lower-case "a" is a letter.
+        texts: an option's own text is a choice too.
+
+    Returns:
+        None where no choice stands there, or one that is denied, asked or made to depend on a condition.
+    """
+    low = text.low
+    turned = cues.NOT_BUT.match(low, position) if "not" in low[position : position + NEAR] else None
+    if turned:
+        position = turned.end()
+    start = cues.OPENING.match(low, position).end()
+    own = _own_text_after(text, position, start) if texts and text.choices.longest else None
+    if own is None:
+        own = letter_at(text, start, colon)
+        if own is not None and (cues.DENIAL.match(low, position) or cues.DENIAL.match(low, start)):
+            return None
+    if own is None or own.letter == AMBIGUOUS:
+        return own
+    if cues.CONDITION.match(low, own.end) or cues.SUBJECT.match(low, own.end):
+        return None
+    stop = _STOP.search(low, own.end, own.end + 80)
+    return None if stop and stop.group() == "?" else own
+
+
+def _own_text_after(text: Text, position: int, start: int) -> Choice | None:
+    """An option's text at `position` with its own opening marks and words, or without them at `start`."""
+    reach = text.low[position : start + NEAR + text.choices.longest_head]
+    if not any(head in reach for head in text.choices.heads):
+        return None
+    for begin in (cues.BLANKS.match(text.low, position).end(), cues.MARKS.match(text.low, position).end(), start):
+        own = own_text_at(text, begin)
+        if own:
+            return own
+    return None
+
+
+def own_text_at(text: Text, start: int) -> Choice | None:
+    """The option whose own text stands at `start`; the longest where several fit."""
+    choices = text.choices
+    article = _ARTICLE.match(text.low, start)
+    for begin in (start, article.end()) if article else (start,):
+        if not text.low.startswith(choices.heads, begin):
+            continue
+        shown = normalise(text.low[begin : begin + choices.longest + 60])
+        fits = [t for t in choices.texts if t and shown.startswith(t) and _WORD_END.match(shown, len(t))]
+        if fits:
+            return _read_own(text, begin, shown, max(fits, key=len))
+    return None
+
+
+def _read_own(text: Text, begin: int, shown: str, own: str) -> Choice | None:
+    choices, rest = text.choices, shown[len(own) :]
+    letter = choices.by_text[own]
+    shared = letter == AMBIGUOUS
+    if shared:  # unless its case tells which option it is
+        letter = choices.letter_of(plain(text.raw[begin : begin + len(shown) + 60])[: len(own)]) or AMBIGUOUS
+    if is_letter(own):
+        return None
+    end = begin + len(own)
+    if (
+        (len(own) <= SHORT or choices.words)
+        and rest
+        and rest[0] not in ".,;:!?)(<\"'-"
+        and not cues.CONNECTIVE.match(rest[1:])
+    ):
+        return None
+    joined = re.match(r"\s?(?:,|/|and|or|vs)\s", rest)
+    if joined and any(rest.startswith(t, joined.end()) for t in choices.texts if t and (t != own or shared)):
+        return Choice(AMBIGUOUS, end, True)
+    shown_letter = re.match(r"\s?[(\[](?:option |choice )?([a-z])[)\]]", rest)
+    named = shown_letter.group(1).upper() if shown_letter else ""
+    if letter == AMBIGUOUS and named and named in choices.letters and choices.text_of(named) == own:
+        return Choice(named, end, True)
+    if named and named in choices.letters and named != letter:
+        return Choice(AMBIGUOUS, end, True)
+    return Choice(letter, end, True)
+
+
+def letter_at(text: Text, start: int, colon: bool) -> Choice | None:
+    """The option letter that stands at `start`, told from articles, pronouns and initials by what surrounds it."""
+    low, raw, choices = text.low, text.raw, text.choices
+    if not _LETTER.match(low, start):
+        return None
+    letter, is_upper = low[start].upper(), raw[start].isupper()
+    after = _CLOSERS.match(low, start + 1).end()
+    opened = start > 0 and low[start - 1] in OPENERS
+    stop = low[after : after + 1]
+    punctuated = opened or after > start + 1 or stop == "" or stop in STOPS
+    if letter not in choices.letters:
+        return Choice(AMBIGUOUS, after) if is_upper and letter != "I" and punctuated else None
+    other = cues.ANOTHER_LETTER.match(low, after)
+    if other and other.group(1).upper() in choices.letters and other.group(1).upper() != letter:
+        return Choice(AMBIGUOUS, after)
+    if stop == "." and EPITHET.match(low, after + 1 + (low[after + 1 : after + 2] == " ")):
+        return None
+    if letter in "AI" and not is_upper:  # "a" and "i" are words of their own
+        strong = opened or after > start + 1 or stop in (":", ")") or (colon and stop in ("", "\n", "."))
+        return Choice(letter, after) if stop and strong or (colon and not stop) else None
+    if punctuated or stop in "-–—→/|":
+        return Choice(letter, after)
+    follow = after + 1
+    if cues.CONNECTIVE.match(low, follow) or low[follow : follow + 1] in "(-–—→=|":
+        return Choice(letter, after)
+    own = own_text_at(text, follow)
+    return Choice(letter, after) if own and own.letter == letter and is_upper else None

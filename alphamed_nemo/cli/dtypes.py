@@ -1,0 +1,51 @@
+"""What `auto` means for `model.dtype` and `rollout.dtype`, settled once, before any process starts.
+
+1. A run that has checkpoints keeps their dtype, on whatever machine it resumes, is converted or evaluated.
+2. With CUDA devices: bfloat16.
+3. On CPU hosts: bfloat16 where the processor multiplies bfloat16 matrices (AVX-512 BF16, AMX), as everywhere else that
+   models of a billion parameters are trained; float32 elsewhere, where bfloat16 takes several times as long.
+
+Rollouts follow the model. The result goes into the run's config.yaml like any other setting.
+"""
+
+from __future__ import annotations
+
+import yaml
+
+from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.policy.checkpoint import manifest
+from alphamed_nemo.processor import Processor, this_processor
+
+AUTO = "auto"
+
+
+def settle_dtypes(cfg: Config, cuda: bool, processor: Processor | None = None) -> None:
+    """Puts a dtype in the place of each `auto`.
+
+    Args:
+        cfg: changed: `model.dtype` and `rollout.dtype`.
+        cuda: whether the run is on GPUs.
+        processor: of the CPU host; this machine's if None.
+    """
+    if cfg.model.dtype == AUTO:
+        here = "bfloat16" if cuda else (processor or this_processor()).fastest_dtype
+        cfg.model.dtype = stored_dtype(cfg) or here
+    if cfg.rollout.dtype == AUTO:
+        cfg.rollout.dtype = cfg.model.dtype
+
+
+def stored_dtype(cfg: Config) -> str:
+    """What the run's newest checkpoint was trained in; empty where there is none, or the run does not resume.
+
+    Checkpoints that do not say it (of versions that did not write it) have the dtype of the run's config.yaml.
+    """
+    folder = RunFolder.of(cfg)
+    checkpoints = [path for path in folder.checkpoints.glob("step_*") if (path / manifest.NAME).is_file()]
+    if not cfg.run.resume or not checkpoints:
+        return ""
+    newest = max(checkpoints, key=lambda path: int(path.name.removeprefix("step_")))
+    if dtype := manifest.trained_dtype(newest):
+        return dtype
+    before = yaml.safe_load(folder.config.read_text())["model"]["dtype"] if folder.config.is_file() else AUTO
+    return "" if before == AUTO else before

@@ -1,0 +1,209 @@
+"""What can be known to be wrong before any process starts. Every mistake is one ValueError of one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from alphamed_nemo import devices, user_code
+from alphamed_nemo.config import Config
+from alphamed_nemo.config.layout import check_layout, check_microbatch
+from alphamed_nemo.config.limits import check_training_values
+from alphamed_nemo.data.io import read_questions
+from alphamed_nemo.data.prompts import encode_prompt, format_prompt
+from alphamed_nemo.data.question import Question
+from alphamed_nemo.families import dimensions
+from alphamed_nemo.rewards.functions import check_functions
+from alphamed_nemo.rollout.vllm_command import resolve_transfer
+from alphamed_nemo.weight_files import check_model, check_served
+
+FP8_MULTIPLE = 16  # tokens: cuBLAS wants both sides of an FP8 product divisible by it
+
+
+def check_run(cfg: Config) -> dict[str, Any]:
+    """Everything that training needs and that does not depend on the questions.
+
+    Returns:
+        The model's config.json.
+
+    Raises:
+        ValueError: names the key, what was found, what was expected, and what to do.
+    """
+    check_training_values(cfg)
+    check_own_code(cfg)
+    check_loggers(cfg)
+    check_devices(cfg)
+    model = check_built(cfg)
+    check_positions(cfg, model)
+    check_run_folder(cfg)
+    return model
+
+
+def check_built(cfg: Config) -> dict[str, Any]:
+    """The model's config.json, once it is known that Megatron can build and divide the model."""
+    model = check_model_folder(cfg.model.path, "model.path")
+    built = dimensions(model)
+    check_layout(cfg.parallel, built.heads, built.groups, built.features, built.layers)
+    check_microbatch(cfg.parallel, cfg.grpo.tokens_per_microbatch)
+    return model
+
+
+def check_own_code(cfg: Config) -> None:
+    """Whether the user's rewards and loss are where the settings say. Runs none of them."""
+    check_functions(cfg.reward)
+    if cfg.grpo.has_own_loss:
+        user_code.find(cfg.grpo.loss, "grpo.loss", ("tokens", "cfg"))
+
+
+def check_loggers(cfg: Config) -> None:
+    """Whether the loggers that are asked for are installed."""
+    for name in cfg.run.loggers:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"run.loggers: {name} is not installed; pip install {name}, or leave it out")
+
+
+def check_training(cfg: Config) -> None:
+    """Everything that train_grpo needs.
+
+    Raises:
+        ValueError: names the key, what was found, what was expected, and what to do.
+    """
+    model = check_run(cfg)
+    questions = check_questions(cfg.grpo.questions, "grpo.questions")
+    if cfg.grpo.curriculum == "easy_first" and any(question.level is None for question in questions):
+        raise ValueError(
+            f"grpo.curriculum: easy_first needs difficulty levels, which {cfg.grpo.questions} lacks; run "
+            "label_difficulty first"
+        )
+    check_lengths(cfg, questions, cfg.rollout.max_new_tokens, model)
+
+
+def check_model_folder(path: str, key: str, built: bool = True) -> dict[str, Any]:
+    """The model's config.json, once the folder is known to be complete.
+
+    Args:
+        path: the folder.
+        key: the setting that names it.
+        built: whether Megatron has to build the model. What is only served may have what vLLM alone can do, such as
+            other scalings of the rotary embedding.
+    """
+    folder = Path(path)
+    if not path or not folder.is_dir():
+        raise ValueError(f"{key}: no folder {path!r}; give a Hugging Face folder with safetensors and a tokenizer")
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{key}: {path} has no config.json; is the download complete?")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ValueError(f"{key}: {path} has no tokenizer (tokenizer.json); is the download complete?")
+    try:
+        return check_model(folder) if built else check_served(folder)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def check_devices(cfg: Config) -> None:
+    """Options that need a GPU, asked for where there is none."""
+    cuda = devices.cuda_is_available()
+    resolve_transfer(cfg.rollout.transfer, cuda)
+    if cfg.rollout.transfer == "ipc" and cfg.grpo.staleness:
+        raise ValueError(
+            "grpo.staleness: sampling while the trainer works needs GPUs of its own, and rollout.transfer=ipc shares "
+            "the trainer's; use nccl, or grpo.staleness=0"
+        )
+    wanted = gpu_options(cfg)
+    if wanted and not cuda:
+        key, value, without = wanted[0]
+        raise ValueError(f"{key}: {value} needs a CUDA device and there is none; set {without}")
+    if cfg.grpo.share_prompts and cuda and cfg.model.spec != "local":
+        raise ValueError(
+            "grpo.share_prompts: Transformer Engine's attention knows no shared prompts; set it to null, or "
+            "model.spec=local"
+        )
+    if cfg.model.fp8 and cfg.model.spec == "local":
+        raise ValueError("model.fp8: needs Transformer Engine's layers; set model.spec=transformer_engine")
+    if cfg.model.fp8 and cfg.grpo.tokens_per_microbatch % FP8_MULTIPLE:
+        raise ValueError(
+            f"grpo.tokens_per_microbatch: found {cfg.grpo.tokens_per_microbatch}, expected a multiple of "
+            f"{FP8_MULTIPLE} with model.fp8"
+        )
+    needs_te = cfg.model.spec == "transformer_engine" or cfg.model.fp8
+    if needs_te and importlib.util.find_spec("transformer_engine") is None:
+        key = "model.fp8" if cfg.model.fp8 else "model.spec"
+        raise ValueError(f"{key}: Transformer Engine is not installed; install the gpu extra, or use model.spec=local")
+
+
+def gpu_options(cfg: Config) -> list[tuple[str, Any, str]]:
+    """What is asked for that only a GPU has: (setting, its value, what to set without one)."""
+    model, parallel = cfg.model, cfg.parallel
+    options = [
+        ("model.fp8", model.fp8, "model.fp8=''"),
+        ("model.spec", model.spec if model.spec == "transformer_engine" else "", "model.spec=auto or local"),
+        ("model.fusions", ", ".join(model.fusions), "model.fusions=[]"),
+        ("optim.offload", cfg.optim.offload, "optim.offload=false"),
+        ("parallel.overlap_param_gather", parallel.overlap_param_gather, "parallel.overlap_param_gather=false"),
+        ("rollout.quantization", cfg.rollout.quantization, "rollout.quantization=''"),
+    ]
+    return [option for option in options if option[1]]
+
+
+def check_positions(cfg: Config, model: dict[str, Any]) -> None:
+    """Whether the model knows as many positions as `model.max_length`, and a response leaves room for a prompt."""
+    positions = model.get("max_position_embeddings", cfg.model.max_length)
+    if cfg.model.max_length > positions:
+        raise ValueError(f"model.max_length: found {cfg.model.max_length}, more than the model's {positions} positions")
+    if cfg.rollout.max_new_tokens >= cfg.model.max_length:
+        raise ValueError(
+            f"rollout.max_new_tokens: found {cfg.rollout.max_new_tokens}, which leaves no room for a prompt in "
+            f"model.max_length={cfg.model.max_length}"
+        )
+
+
+def check_run_folder(cfg: Config) -> None:
+    """Whether the run folder can be written."""
+    folder = Path(cfg.run.dir)
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"run.dir: cannot write to {folder}; name another folder")
+
+
+def check_questions(path: str, key: str) -> list[Question]:
+    """The questions of a file that exists and is not empty."""
+    if not Path(path).is_file():
+        raise ValueError(f"{key}: no file {path}; run prepare_data and label_difficulty first, or name another file")
+    questions = read_questions(path)
+    if not questions:
+        raise ValueError(f"{key}: {path} holds no question")
+    return questions
+
+
+def check_lengths(cfg: Config, questions: list[Question], max_new_tokens: int, model: dict[str, Any]) -> None:
+    """Whether the tokenizer fits the model, and the longest prompt and its response fit the context.
+
+    No token is shorter than a byte, so prompts that fit byte by byte need no encoding.
+    """
+    from transformers import AutoTokenizer
+
+    check_positions(cfg, model)
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+    if len(tokenizer) > model["vocab_size"]:
+        raise ValueError(
+            f"model.path: the tokenizer of {cfg.model.path} has {len(tokenizer)} tokens, the model only "
+            f"{model['vocab_size']}"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"model.path: the tokenizer of {cfg.model.path} has no end-of-sequence token")
+    sizes = [len(format_prompt(question, cfg.data.prompt).encode()) for question in questions]
+    # What the chat template and special tokens add is within the shortest prompt's tokens.
+    shortest = min(range(len(questions)), key=sizes.__getitem__)
+    around = len(encode_prompt(questions[shortest], tokenizer, cfg.data))
+    room = cfg.model.max_length - max_new_tokens
+    long = [question for question, size in zip(questions, sizes, strict=True) if size + around > room]
+    lengths = [(len(encode_prompt(question, tokenizer, cfg.data)), question.id) for question in long]
+    longest, name = max(lengths, default=(0, ""))
+    if longest > room:
+        raise ValueError(
+            f"model.max_length: {cfg.model.max_length} tokens are too few for the prompt of question {name} "
+            f"({longest}) and a response of {max_new_tokens}; raise it, or lower max_new_tokens"
+        )

@@ -1,0 +1,149 @@
+"""The top of every recipe: Hydra, the typed config, checks, one-line errors, exit codes.
+
+Nothing here imports torch or NeMo, so that a typing error is answered in a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from alphamed_nemo import families
+from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.dtypes import settle_dtypes
+from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import known_keys, to_config, unknown_key
+from alphamed_nemo.config.limits import check_values
+from alphamed_nemo.devices import cuda_is_available
+from alphamed_nemo.errors import CheckpointError, ComponentError, ConversionError, Stopped
+from alphamed_nemo.rewards.score import RewardError
+from alphamed_nemo.rollout.connection import RolloutError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+USER_ERROR, FAILED = 2, 1
+NOISY = ("httpx", "nemo_logger", "matplotlib")  # loggers whose INFO lines say nothing about the run
+
+# The run folder and the log are the project's own.
+HYDRA = ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=stdout"]
+OPEN = ("hydra", "exp_manager.", "sources.", "label.mixture.")  # settings below these are the user's to name
+
+log = logging.getLogger(__name__)
+
+
+def recipe(
+    config_name: str, on_gpus: Callable[[], bool] | None = cuda_is_available
+) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+    """Makes `main(cfg: Config)` a command-line program with conf/<config_name>.yaml and Hydra overrides.
+
+    A user's mistake (ValueError) ends it with status 2 and one line; a failed component with status 1 and its last
+    log lines; a signal with 128 + its number.
+
+    Args:
+        config_name: the top config.
+        on_gpus: whether what it starts or plans runs on GPUs, which decides what `auto` means for dtypes; None: it
+            computes nothing with the model.
+    """
+
+    def decorate(main: Callable[[Config], None]) -> Callable[[], None]:
+        def run() -> None:
+            warnings.filterwarnings("ignore")
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and hides where a bug is
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers' own, which would break into ours
+            try:
+                check_overrides(sys.argv[1:])
+            except ValueError as error:
+                fail(str(error), USER_ERROR)
+            register_schema()
+            import hydra
+            from hydra.errors import HydraException
+            from omegaconf.errors import OmegaConfBaseException
+
+            logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+            for noisy in NOISY:
+                logging.getLogger(noisy).setLevel(logging.WARNING)
+            sys.argv += HYDRA
+            try:
+                with_hydra = hydra.main(str(CONF), config_name, version_base=None)
+                with_hydra(lambda cfg: guarded(main, cfg, on_gpus))()
+            except (HydraException, OmegaConfBaseException) as error:
+                fail(str(error), USER_ERROR)
+
+        return run
+
+    return decorate
+
+
+def register_schema() -> None:
+    """Gives Hydra the defaults of `Config` as `schema`, and the interpolations the project's root."""
+    from hydra.core.config_store import ConfigStore
+
+    os.environ["ALPHAMED_ROOT"] = str(CONF.parent)
+    ConfigStore.instance().store(name="schema", node=dataclasses.asdict(Config()))
+
+
+def guarded(main: Callable[[Config], None], composed, on_gpus: Callable[[], bool] | None = None) -> None:
+    """Runs `main` on the composed config and turns errors into exit codes."""
+    from omegaconf import OmegaConf
+
+    try:
+        values = OmegaConf.to_container(composed, resolve=True)
+        values.pop("hydra", None)
+        cfg = to_config(values)
+        check_values(cfg)
+        families.register(cfg.model.families)
+        fill_derived(cfg)
+        if on_gpus:
+            settle_dtypes(cfg, cuda=on_gpus())
+        main(cfg)
+    except ValueError as error:
+        fail(str(error), USER_ERROR, error)
+    except (ComponentError, RolloutError, RewardError, CheckpointError, ConversionError) as error:
+        fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        fail("interrupted; everything that was started has been stopped", 130)
+    except Stopped as stopped:
+        fail(f"{stopped}; everything that was started has been stopped", 128 + stopped.number)
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Refuses overrides of settings and choices of groups that do not exist, before Hydra does so at length.
+
+    Raises:
+        ValueError: the setting and the nearest one, or the group and its members.
+    """
+    known = set(known_keys())
+    groups = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()}
+    for argument in arguments:
+        if argument.startswith("-") or "=" not in argument:
+            continue
+        name, value = argument.split("=", 1)
+        name = name.lstrip("+~").split("@")[0]
+        if name in groups:
+            check_choice(name, value)
+        elif name not in known and not name.startswith(OPEN):
+            raise unknown_key(name)
+
+
+def check_choice(group: str, value: str) -> None:
+    """Refuses a file that conf/<group> does not have."""
+    folder = CONF / group
+    if value == "null":  # Hydra takes it in a file's defaults, and fails on it here
+        raise ValueError(f"{group}: null is no choice on the command line; '~{group}' takes an experiment's away")
+    members = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    if value not in members and not value.startswith("["):
+        raise ValueError(f"{group}: no conf/{group}/{value}.yaml; there are {', '.join(members)}")
+
+
+def fail(message: str, status: int, error: Exception | None = None) -> None:
+    """Ends the program with a message. ALPHAMED_TRACEBACK=1 shows where a user error was found."""
+    if error is not None and os.environ.get("ALPHAMED_TRACEBACK"):
+        log.error("", exc_info=error)
+    if status == USER_ERROR:
+        message = " ".join(message.split())  # Hydra and OmegaConf write several lines
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,96 @@
+"""docs/settings.md, made of the schema: every setting with its default, what it may be, and what its comment says.
+
+python -m alphamed_nemo.cli.settings_page > docs/settings.md
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import math
+import textwrap
+import tokenize
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from alphamed_nemo.config import Config
+
+HEAD = """# Settings
+
+Every setting that a recipe knows. `./run quickstart grpo.steps=10` changes one. Made of `alphamed_nemo/config/`:
+`python -m alphamed_nemo.cli.settings_page > docs/settings.md`. Presets are in `conf/`, and override these defaults.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    hints = get_type_hints(Config)
+    groups = [(field.name, hints[field.name]) for field in dataclasses.fields(Config)]
+    parts = [HEAD]
+    for name, cls in groups:
+        if dataclasses.is_dataclass(cls):
+            parts.append(_group(name, cls))
+    return "\n".join(parts)
+
+
+def _group(group: str, cls: type) -> str:
+    head = inspect.getdoc(cls) or ""
+    lines = [f"## {group}", "", head, "", "| setting | default | may be | |", "| --- | --- | --- | --- |"]
+    comments, hints = dict(_comments(cls)), get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        said = comments.get(field.name) or field.metadata.get("because", "")
+        cells = (f"`{group}.{field.name}`", _default(field), _allowed(hints[field.name], field.metadata), said)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(field: dataclasses.Field) -> str:
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if field.name == "dir":
+        value = "runs"  # unless ALPHAMED_RUNS names another folder
+    if value is None:
+        return "null"
+    if value in ("", [], {}):
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _allowed(hint: Any, metadata: Mapping[str, Any]) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join("null" if part is type(None) else _allowed(part, metadata) for part in get_args(hint))
+    if get_origin(hint) is list:
+        return f"list of {_allowed(get_args(hint)[0], {})}"
+    if get_origin(hint) is dict:
+        return "group"
+    if get_origin(hint) is Literal:
+        choices = ", ".join(choice or "empty" for choice in get_args(hint))
+        return f"{choices}, `{metadata['own']}`" if "own" in metadata else choices
+    kind = {bool: "true, false", str: "text", int: "integer", float: "number"}[hint]
+    if "low" not in metadata:
+        return kind
+    low, high = metadata["low"], metadata["high"]
+    return f"{kind}, {low} to {high}" if math.isfinite(high) else f"{kind}, at least {low}"
+
+
+def _comments(cls: type) -> Iterator[tuple[str, str]]:
+    """(field, comment) of every field of a dataclass that has one on its last line."""
+    source = textwrap.dedent(inspect.getsource(cls))
+    said = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT and not token.string.startswith("# fmt:")
+    }
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.end_lineno in said:
+            yield node.target.id, said[node.end_lineno]
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,127 @@
+"""From composed settings to the typed `Config`, and to and from a run's config.yaml. No Hydra at import."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alphamed_nemo.config.schema import Config
+
+# Keys of the servers: from the environment of whoever needs them, never in a file of the run folder.
+SECRETS = {
+    ("rollout", "api_key"): "ALPHAMED_ROLLOUT_API_KEY",
+    ("reward", "api_key"): "ALPHAMED_REWARD_API_KEY",
+}
+
+NEAR = 0.6  # difflib's own cutoff for a close match
+
+
+def to_config(values: Mapping[str, Any]) -> Config:
+    """Checks names and types.
+
+    Raises:
+        ValueError: an unknown key, with the nearest known one, or a value of the wrong type.
+    """
+    return _fill(Config, values, "")
+
+
+def known_keys(cls: type = Config, prefix: str = "") -> Iterator[str]:
+    """Every setting with its dotted name."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        yield name
+        if dataclasses.is_dataclass(hint):
+            yield from known_keys(hint, f"{name}.")
+
+
+def known_settings(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Every single setting: its dotted name, its type and its field. Groups inside groups are dictionaries."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from known_settings(hint, f"{name}.")
+        elif prefix:
+            yield name, hint, field
+
+
+def unknown_key(name: str) -> ValueError:
+    """The error for a setting that does not exist: the nearest one, and its neighbours where it is not near at all."""
+    names = list(known_keys())
+    section, _, leaf = name.rpartition(".")
+    elsewhere = [known for known in names if known.rpartition(".")[2] == leaf]
+    nearest = difflib.get_close_matches(name, elsewhere or names, n=1, cutoff=0.0)[0]
+    message = f"unknown setting {name!r}; the nearest one is {nearest!r}"
+    here = [known.rpartition(".")[2] for known in names if known.rpartition(".")[0] == section]
+    if section and here and difflib.SequenceMatcher(None, leaf, nearest.rpartition(".")[2]).ratio() < NEAR:
+        message += f" ({section} has {', '.join(here)})"
+    return ValueError(message)
+
+
+def write_config(cfg: Config, path: Path) -> None:
+    """Writes every setting, except secrets."""
+    values = dataclasses.asdict(cfg)
+    for section, name in SECRETS:
+        values[section][name] = ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(values, sort_keys=False))
+    temporary.replace(path)
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads what `write_config` wrote; secrets come from the environment."""
+    cfg = to_config(yaml.safe_load(Path(path).read_text()))
+    for (section, name), variable in SECRETS.items():
+        setattr(getattr(cfg, section), name, os.environ.get(variable, ""))
+    return cfg
+
+
+def _fill(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix.rstrip('.')}: found {values!r}, expected a group of settings")
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            raise unknown_key(f"{prefix}{name}")
+    filled = {name: _value(value, hints[name], f"{prefix}{name}") for name, value in values.items()}
+    return cls(**filled)
+
+
+def _value(value: Any, hint: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _fill(hint, value, f"{name}.")
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    origin = typing.get_origin(hint) or hint
+    if origin is typing.Literal:
+        origin = str
+    if origin is list and isinstance(value, list):
+        (element,) = typing.get_args(hint)
+        return [_value(each, element, f"{name}[{index}]") for index, each in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if origin is float and type(value) in (int, str):  # YAML 1.1 reads 1e-6 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if origin is str and value is None:
+        return ""
+    if origin is str and type(value) is int:  # run.name=7
+        return str(value)
+    if type(value) is not origin:
+        raise ValueError(f"{name}: found {value!r} ({type(value).__name__}), expected {origin.__name__}")
+    return value

@@ -1,0 +1,116 @@
+"""What settings may hold, whatever the model and the machine: choices, ranges, and pairs that clash."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, Literal, get_args, get_origin
+
+from alphamed_nemo.config.files import known_settings
+from alphamed_nemo.config.schema import Config, RewardConfig
+
+
+def check_values(cfg: Config) -> None:
+    """Every setting by itself; for every recipe.
+
+    Raises:
+        ValueError: one line with the key, what was found and what was expected.
+    """
+    for key, hint, field in known_settings():
+        _check_value(key, setting(cfg, key), hint, field.metadata)
+    try:
+        date.fromisoformat(cfg.data.template_date)
+    except ValueError as error:
+        raise ValueError(
+            f"data.template_date: found {cfg.data.template_date!r}, expected a date such as 2024-07-26"
+        ) from error
+    check_weights(cfg.reward)
+    if not cfg.run.name or cfg.run.name in (".", "..") or "/" in cfg.run.name:
+        raise ValueError(f"run.name: found {cfg.run.name!r}, expected the name of a folder inside run.dir")
+
+
+def check_weights(reward: RewardConfig) -> None:
+    """The weights of `reward.functions`.
+
+    Raises:
+        ValueError: they are not finite, not as many as the functions, or all zero.
+    """
+    functions, weights = len(reward.functions), len(reward.weights)
+    if weights and weights != functions:
+        raise ValueError(f"reward.weights: found {weights} for {functions} reward.functions, expected one for each")
+    for weight in reward.weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"reward.weights: found {weight!r}, expected finite numbers")
+    if reward.weights and not any(reward.weights):
+        raise ValueError("reward.weights: all are 0, so every reward would be; give one function another")
+
+
+def _check_value(key: str, found: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
+    """One setting against the choices of its type and the range of its field."""
+    if get_origin(hint) is list:
+        for each in found:
+            _check_value(key, each, get_args(hint)[0], metadata)
+    elif get_origin(hint) is Literal:
+        if found not in get_args(hint) and not ("own" in metadata and ":" in found):
+            expected = ", ".join(filter(None, (*get_args(hint), metadata.get("own"))))
+            near = difflib.get_close_matches(str(found), get_args(hint), n=1)
+            hint_at = f"; the nearest is {near[0]}" if near else ""
+            raise ValueError(f"{key}: found {found!r}, expected one of {expected}{hint_at}")
+    elif "low" in metadata and found is not None and not metadata["low"] <= found <= metadata["high"]:
+        low, high = metadata["low"], metadata["high"]
+        expected = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
+        raise ValueError(f"{key}: found {found}, expected {expected}")
+
+
+def check_training_values(cfg: Config) -> None:
+    """Settings of a training run that do not go together.
+
+    Raises:
+        ValueError: one line with the keys, what was found and what was expected.
+    """
+    grpo, new_tokens = cfg.grpo, cfg.rollout.max_new_tokens
+    if grpo.updates_per_batch > grpo.questions_per_step:
+        raise ValueError(
+            f"grpo.updates_per_batch: {grpo.updates_per_batch} mini-batches of {grpo.questions_per_step} questions "
+            "leave some empty; lower it, or raise grpo.questions_per_step"
+        )
+    if grpo.tokens_per_microbatch < cfg.model.max_length:
+        raise ValueError(
+            f"grpo.tokens_per_microbatch: {grpo.tokens_per_microbatch} is less than model.max_length="
+            f"{cfg.model.max_length}, and one sequence must fit; raise it, or lower model.max_length"
+        )
+    if grpo.overlong_penalty_tokens and not 0 < grpo.overlong_penalty_tokens <= new_tokens:
+        raise ValueError(
+            f"grpo.overlong_penalty_tokens: found {grpo.overlong_penalty_tokens}, expected 0 (off) to "
+            f"rollout.max_new_tokens={new_tokens}"
+        )
+    if grpo.aggregation == "constant_length" and grpo.constant_length < 1:
+        raise ValueError(
+            f"grpo.constant_length: found {grpo.constant_length}, expected the divisor in tokens, for instance "
+            f"rollout.max_new_tokens={new_tokens}, since grpo.aggregation is constant_length"
+        )
+    if not grpo.correction_low < 1 < grpo.correction_high:
+        raise ValueError(
+            f"grpo.correction_low and grpo.correction_high: found {grpo.correction_low} and {grpo.correction_high}, "
+            "expected ratios below and above 1"
+        )
+    if grpo.dual_clip and (grpo.loss != "clip" or grpo.dual_clip <= 1):
+        raise ValueError(
+            f"grpo.dual_clip: found {grpo.dual_clip} with grpo.loss={grpo.loss}; expected 0 (off), "
+            "or a value above 1 (3 is usual) with grpo.loss=clip"
+        )
+    updates = grpo.steps * grpo.updates_per_batch * grpo.epochs
+    if cfg.optim.schedule != "constant" and cfg.optim.warmup_steps >= updates:
+        raise ValueError(
+            f"optim.warmup_steps: found {cfg.optim.warmup_steps}, expected fewer than the {updates} updates"
+        )
+    if cfg.optim.min_lr > cfg.optim.lr:
+        raise ValueError(f"optim.min_lr: found {cfg.optim.min_lr}, expected at most optim.lr={cfg.optim.lr}")
+
+
+def setting(cfg: Config, key: str) -> Any:
+    """The value of a dotted name."""
+    section, name = key.split(".")
+    return getattr(getattr(cfg, section), name)

@@ -1,0 +1,101 @@
+"""Where each file of a run is. Everything that a run writes lies under `run.dir/run.name`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alphamed_nemo.config.schema import Config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, by what they are."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, cfg: Config) -> RunFolder:
+        return cls(Path(cfg.run.dir) / cfg.run.name)
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def train(self) -> Path:
+        return self.root / "data" / "train.jsonl"
+
+    @property
+    def heldout(self) -> Path:
+        return self.root / "data" / "heldout.jsonl"
+
+    @property
+    def labelling(self) -> Path:
+        """Every response of the difficulty labelling."""
+        return self.root / "data" / "labelling.jsonl"
+
+    @property
+    def labelled(self) -> Path:
+        return self.root / "data" / "labelled.jsonl"
+
+    @property
+    def subset(self) -> Path:
+        return self.root / "data" / "subset.jsonl"
+
+    @property
+    def base(self) -> Path:
+        return self.root / "base"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def hf(self) -> Path:
+        return self.root / "hf"
+
+    @property
+    def eval(self) -> Path:
+        return self.root / "eval"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    @property
+    def done(self) -> Path:
+        """Exists once training has reached its last step."""
+        return self.root / "DONE"
+
+
+def fill_paths(cfg: Config) -> Config:
+    """Gives every empty path its place in the run folder. Changes `cfg` and returns it."""
+    folder = RunFolder.of(cfg)
+    cfg.data.train = cfg.data.train or str(folder.train)
+    cfg.data.heldout = cfg.data.heldout or str(folder.heldout)
+    cfg.label.questions = cfg.label.questions or cfg.data.train
+    cfg.grpo.questions = cfg.grpo.questions or str(folder.subset)
+    cfg.evaluate.model = cfg.evaluate.model or str(folder.hf)
+    cfg.evaluate.questions = cfg.evaluate.questions or cfg.data.heldout
+    cfg.evaluate.label = cfg.evaluate.label or Path(cfg.evaluate.model).name
+    cfg.export.out = cfg.export.out or str(folder.hf)
+    cfg.sources.out = cfg.sources.out or str(folder.root / "data" / "prepared")
+    cfg.tiny.out = cfg.tiny.out or str(folder.base)
+    return cfg

@@ -1,0 +1,335 @@
+"""The typed schema of conf/: every setting that a recipe knows, with its unit and its default.
+
+Plain dataclasses, importable without torch, NeMo or Hydra. `alphamed_nemo.config.files` turns a composed Hydra
+config into `Config` and refuses unknown keys; `alphamed_nemo.cli.preflight` refuses values that cannot work.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alphamed_nemo.config.choices import (
+    Advantage,
+    Aggregation,
+    Correction,
+    Curriculum,
+    Dtype,
+    EvaluationProtocol,
+    Fill,
+    Fp8,
+    Fp8Recipe,
+    Fusion,
+    KlEstimator,
+    Logger,
+    Loss,
+    Prompt,
+    Protocol,
+    Recompute,
+    Schedule,
+    Source,
+    Spec,
+    Subset,
+    Transfer,
+)
+from alphamed_nemo.config.plan import PlanConfig
+from alphamed_nemo.config.sources import SourcesConfig
+
+
+def ranged(default: Any, low: float, high: float = math.inf) -> Any:
+    """A default, and the least and the greatest value, both allowed."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass
+class RunConfig:
+    """Where a run lives. Everything it writes is under `dir/name`."""
+
+    name: str = "run"
+    dir: str = field(
+        default_factory=lambda: os.environ.get("ALPHAMED_RUNS") or "runs"
+    )  # default: ALPHAMED_RUNS, as in the jobs of slurm/
+    seed: int = ranged(1, low=0, high=2**32 - 1)
+    resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
+    component_timeout_s: float = ranged(
+        1800.0, low=1
+    )  # longest start of a component, including 140 GB from a shared disk
+    server_restarts: int = ranged(3, low=0)  # restarts per run of rollout and reward servers that died or hang
+    hang_timeout_s: float = ranged(60.0, low=1)  # a server whose /health is unanswered for this long counts as hanging
+    loggers: list[Logger] = field(default_factory=lambda: ["tensorboard"])
+
+
+@dataclass
+class ModelConfig:
+    """The base model and the precision that it is trained in."""
+
+    path: str = ""  # a Hugging Face folder with safetensors and tokenizer
+    families: list[str] = field(default_factory=list)  # rows of your own, file.py:NAME: docs/extending.md
+    dtype: Dtype = "auto"  # auto: what the machine computes fastest in (cli/dtypes.py)
+    max_length: int = ranged(0, low=0)  # tokens; 0: data.max_prompt_tokens and the longest response together
+    spec: Spec = "auto"  # auto: Transformer Engine on GPUs, Megatron's local layers elsewhere
+    recompute: Recompute = "none"  # rebuilt in the backward pass: the MLP (selective), whole layers (full)
+    fp8: Fp8 = ""  # Transformer Engine's linear layers; hybrid: E4M3 forward, E5M2 backward; GPU only
+    fp8_recipe: Fp8Recipe = "delayed"  # how FP8 tensors are scaled
+    fusions: list[Fusion] = field(default_factory=list)  # GPU only
+
+
+@dataclass
+class ParallelConfig:
+    """Ranks = tensor × pipeline × context × data."""
+
+    tensor: int = ranged(1, low=1)
+    pipeline: int = ranged(1, low=1)
+    data: int = ranged(1, low=1)
+    context: int = ranged(1, low=1)
+    virtual_pipeline: int | None = None  # model chunks per stage, Megatron's interleaved schedule
+    sequence: bool = False  # sequence parallelism inside the tensor group
+    overlap_grad_reduce: bool | None = None  # with the last micro-batch's backward pass; null: on GPUs
+    overlap_param_gather: bool = False  # of updated weights, with the next forward pass; GPU only
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.pipeline * self.context * self.data
+
+
+@dataclass
+class OptimConfig:
+    """AdamW (Megatron's distributed optimizer) and its schedule."""
+
+    lr: float = ranged(1e-6, low=0)
+    min_lr: float = ranged(0.0, low=0)
+    schedule: Schedule = "constant"
+    warmup_steps: int = ranged(0, low=0)
+    weight_decay: float = ranged(0.0, low=0)
+    beta1: float = ranged(0.9, low=0, high=1)
+    beta2: float = ranged(0.95, low=0, high=1)
+    eps: float = ranged(1e-8, low=0)
+    clip_grad: float = ranged(1.0, low=0)  # norm over all parameters; 0 turns clipping off
+    offload: bool = False  # optimizer state and step on the host (Megatron's optimizer_cpu_offload); GPU only
+
+
+@dataclass
+class DataConfig:
+    """Questions in, prompts out."""
+
+    source: Source = "clinic"  # the invented clinic, the shipped bank, or the data sets of `sources`
+    train: str = ""  # question file; empty: <run>/data/train.jsonl
+    heldout: str = ""  # question file; empty: <run>/data/heldout.jsonl
+    prompt: Prompt = "alphamed"  # prompt template, see data/prompts.py
+    chat_template: bool | None = None  # wrap the prompt in the chat template; null: that of an instruct model
+    template_date: str = "2024-07-26"  # written instead of today's date by chat templates that state it
+    max_prompt_tokens: int = ranged(1024, low=1)  # room for a prompt in model.max_length
+    train_questions: int = ranged(1200, low=1)  # of the clinic
+    heldout_questions: int = ranged(400, low=1)  # of the clinic
+    seed: int = 1  # which questions are drawn: of the clinic, held out of a source, to label, into a subset
+
+
+@dataclass
+class LabelConfig:
+    """Difficulty levels from k samples of the base model, and the balanced subset drawn from them."""
+
+    samples: int = ranged(5, low=1)  # k
+    temperature: float = ranged(1.0, low=0)
+    top_p: float = ranged(1.0, low=0.001, high=1)
+    max_new_tokens: int = ranged(0, low=0)  # 0: as rollout.max_new_tokens
+    datasets: list[str] = field(default_factory=list)  # data sets to label; empty: all in the file
+    per_dataset: int = ranged(0, low=0)  # questions of each data set to label, drawn by data.seed; 0: all
+    subset: Subset = "balanced"  # by_dataset: balanced in each data set; mixture: as label.mixture says
+    per_level: int = ranged(0, low=0)  # questions per level in the subset; 0: the size of the smallest level
+    up_to: int = ranged(0, low=0)  # hardest level of the subset, L1..Ln; 0: every level
+    mixture: dict[str, int] = field(default_factory=dict)  # for subset=mixture: questions of each data set
+    fill: Fill = "error"  # what to do if a level has fewer than per_level
+    questions: str = ""  # file to label; empty: data.train
+
+
+@dataclass
+class RolloutConfig:
+    """The vLLM server and how it samples."""
+
+    url: str = ""  # an already running server; empty: the launcher starts one
+    host: str = "127.0.0.1"
+    port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
+    api_key: str = ""  # empty: a random one for each run
+    transfer: Transfer = "auto"  # auto: shm on CPU hosts, nccl on GPUs
+    dtype: Dtype = "auto"  # auto: the same as model.dtype
+    quantization: Literal["", "fp8"] = ""  # vLLM's online quantization of weights and activations; GPU only
+    tensor: int = ranged(1, low=1)  # the server's own tensor parallelism
+    engines: int = ranged(1, low=1)  # copies of the model, of `tensor` devices each, which share the requests
+    api_servers: int = ranged(0, low=0)  # HTTP processes of the server; 0: one for each of its GPUs, one on CPU hosts
+    max_num_seqs: int = ranged(256, low=1)
+    memory_gb: float = ranged(1.0, low=0.01)  # KV cache on CPU hosts
+    threads: int = ranged(0, low=0)  # of each engine on CPU hosts; 0: all cores, but a single engine leaves one
+    gpu_memory_utilization: float = ranged(0.85, low=0.01, high=1)
+    temperature: float = ranged(1.0, low=0.01)
+    top_p: float = ranged(1.0, low=0.001, high=1)
+    max_new_tokens: int = ranged(2048, low=1)
+    request_timeout_s: float = ranged(1800.0, low=1)  # of one request, which may hold a whole batch
+    retries: int = ranged(3, low=0)
+    log_stats: bool = True  # vLLM's statistics in its log and at /metrics; a fifth of the HTTP process's work
+    check_every_refit: bool = (
+        True  # compare a few log-probs with the trainer's after every refit; otherwise only after the first
+    )
+    extra_args: list[str] = field(default_factory=list)  # passed to vLLM as they are
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.engines
+
+
+@dataclass
+class RewardConfig:
+    """The rule and the server that applies it."""
+
+    url: str = ""  # an already running server; empty: the launcher starts one
+    host: str = "127.0.0.1"
+    port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
+    api_key: str = ""  # optional bearer token
+    protocol: Protocol = "boxed"
+    functions: list[str] = field(default_factory=list)  # correct, file.py:function (docs/extending.md); empty: correct
+    weights: list[float] = field(default_factory=list)  # of the functions, in their order; empty: 1 each
+    max_batch: int = ranged(4096, low=1)  # items per request
+    max_response_chars: int = ranged(200_000, low=1)
+    request_timeout_s: float = ranged(30.0, low=0.1)
+    retries: int = ranged(3, low=0)
+
+    @property
+    def weighted(self) -> dict[str, float]:
+        """Weight by function, in their order, once `rewards/functions.py: check_functions` has accepted both lists."""
+        return dict(zip(self.functions, self.weights or [1.0] * len(self.functions), strict=True))
+
+
+@dataclass
+class GrpoConfig:
+    """The method. Formulas are in grpo/advantages.py and grpo/loss.py."""
+
+    steps: int = ranged(75, low=1)  # at 256 questions per step one pass over AlphaMed19K
+    questions_per_step: int = ranged(256, low=1)
+    samples_per_question: int = ranged(8, low=2)  # group size
+    advantage: Advantage = "group_std"
+    advantage_eps: float = ranged(1e-6, low=0)
+    loss: Loss = field(default="clip", metadata={"own": "file.py:function"})  # one of your own: docs/extending.md
+    aggregation: Aggregation = "token_mean"
+    constant_length: int = 0  # tokens, for aggregation=constant_length
+    clip_low: float = ranged(0.2, low=0, high=1)
+    clip_high: float = ranged(0.2, low=0)
+    dual_clip: float = 0.0  # 0: off; DAPO and others use 3
+    kl_coef: float = ranged(0.0, low=0)
+    kl_estimator: KlEstimator = "k3"
+    entropy_coef: float = 0.0
+    updates_per_batch: int = ranged(1, low=1)  # mini-batches per rollout batch
+    epochs: int = ranged(1, low=1)  # passes over each rollout batch
+    tokens_per_microbatch: int = ranged(4096, low=1)  # packed tokens; every micro-batch is padded to this
+    share_prompts: bool | None = (
+        None  # compute a prompt once for all its samples; null: if the layers support it (the local ones do)
+    )
+    questions: str = ""  # training file; empty: <run>/data/subset.jsonl
+    max_token_mult_prob_error: float = ranged(1.05, low=1)  # mean exp|rollout − trainer|; above it the run stops
+    max_logprob_difference: float = ranged(0.0, low=0)  # largest |rollout − trainer| allowed; 0: not gated
+    correction: Correction = "none"
+    correction_cap: float = 2.0
+    correction_low: float = 0.5
+    correction_high: float = 5.0
+    dynamic_sampling: bool = False
+    max_sampling_rounds: int = ranged(10, low=1)
+    overlong_penalty_tokens: int = 0  # length of the soft-penalty zone before max_new_tokens (DAPO); 0: off
+    mask_truncated: bool = False
+    curriculum: Curriculum = "none"
+    staleness: int = ranged(0, low=0)  # number of steps by which a rollout may be older than the weights it trains
+    save_every: int = ranged(10, low=1)
+    keep_checkpoints: int = ranged(3, low=1)  # number of newest ones kept, besides the one with the highest reward
+    samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss` names a function of the user's own."""
+        return ":" in self.loss
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether the trainer must compute old log-probs beforehand.
+
+        With one update on each rollout batch the current log-probs, detached, are the old ones, to the last bit and
+        without a second forward pass.
+        """
+        return self.updates_per_batch * self.epochs > 1
+
+
+@dataclass
+class EvaluateConfig:
+    """Which model is asked which questions, and how it is graded."""
+
+    model: str = ""  # Hugging Face folder; empty: <run>/hf
+    label: str = ""  # row name in tables; empty: the model folder's name
+    questions: str = ""  # empty: data.heldout
+    protocol: EvaluationProtocol = "boxed"
+    samples: int = ranged(1, low=1)
+    temperature: float = ranged(0.0, low=0)
+    top_p: float = ranged(1.0, low=0.001, high=1)
+    max_new_tokens: int = ranged(0, low=0)  # 0: as rollout.max_new_tokens
+    responses: str = ""  # score saved responses instead of asking a model
+    force_prefix: str = ""  # text put at the start of every response, for the forced-reasoning row
+    against: list[str] = field(default_factory=list)  # earlier results (eval/*.json) for a paired comparison
+
+
+@dataclass
+class ExportConfig:
+    """The release folder."""
+
+    checkpoint: str = ""  # empty: the newest of the run; best: the one with the highest reward; or a folder
+    out: str = ""  # empty: <run>/hf
+    dtype: Literal["", "float32", "bfloat16"] = ""  # empty: as trained
+    shard_gb: float = ranged(5.0, low=0.001)
+
+
+@dataclass
+class ReportConfig:
+    """What the page shows."""
+
+    compare: list[str] = field(default_factory=list)  # run folders to put side by side; empty: this run alone
+
+
+@dataclass
+class TinyModelConfig:
+    """The tiny base model: sizes, corpus and training of recipes/make_tiny_model.py."""
+
+    out: str = ""  # empty: <run>/base
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 384
+    vocab: int = 1024
+    tied: bool = False
+    worked_examples: int = 64_000
+    late_examples: int = 8_000
+    fact_documents: int = 2_000
+    batch: int = 32
+    lr: float = 3e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    init_std: float = 0.02  # standard deviation of the random weights
+    seed: int = 1
+
+
+@dataclass
+class Config:
+    """One run. Each attribute is a Hydra group of the same name."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    tiny: TinyModelConfig = field(default_factory=TinyModelConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    exp_manager: dict[str, Any] = field(default_factory=dict)  # passed to NeMo's exp_manager as it is

@@ -1,0 +1,63 @@
+"""What a run keeps of itself: checkpoints, and which of them it resumes from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from statistics import fmean
+
+from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.grpo.exchange import Exchange
+from alphamed_nemo.policy.checkpoint import folder as checkpoint
+from alphamed_nemo.policy.policy import MegatronPolicy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Resumed:
+    """Where training continues.
+
+    Attributes:
+        step: steps that are done.
+        stream: state of the question order; empty at the start.
+        damaged: newer checkpoints that could not be read and were passed over; known on rank 0.
+    """
+
+    step: int = 0
+    stream: dict | None = None
+    damaged: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of one run. Both methods are collective."""
+
+    def __init__(self, cfg: Config, policy: MegatronPolicy, exchange: Exchange) -> None:
+        self.cfg, self.policy, self.exchange = cfg, policy, exchange
+        self.folder = RunFolder.of(cfg).checkpoints
+        self.rewards: list[float] = []  # mean rewards of the steps since the last one
+
+    def resume(self) -> Resumed:
+        """Loads the newest that is whole; the base model's weights stay where there is none."""
+        newest = self.exchange.from_rank0(lambda: checkpoint.latest(self.folder) if self.cfg.run.resume else None)
+        if newest is None:
+            return Resumed()
+        state = checkpoint.load(self.policy, newest)
+        log.info("resumed from %s at step %d", newest, state["step"])
+        damaged = checkpoint.passed_over(self.folder, newest) if self.exchange.rank == 0 else 0
+        return Resumed(state["step"], state["stream"], damaged)
+
+    def save(self, step: int, stream: dict) -> None:
+        """Writes one, and removes those that `grpo.keep_checkpoints` does not keep.
+
+        Args:
+            step: steps that are done.
+            stream: rank 0's state of the question order after them.
+        """
+        stream = self.exchange.from_rank0(lambda: stream)
+        state = {"step": step, "stream": stream, "reward": fmean(self.rewards)}
+        checkpoint.save(self.policy, self.folder / f"step_{step}", state)
+        self.rewards.clear()
+        if self.exchange.rank == 0:
+            checkpoint.prune(self.folder, self.cfg.grpo.keep_checkpoints)

@@ -1,0 +1,146 @@
+"""The sharded part of a checkpoint: Megatron's dist_checkpointing, made to fail on all ranks together."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from megatron.core.dist_checkpointing.validation import StrictHandling
+from torch.distributed import checkpoint as torch_checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
+
+from alphamed_nemo.errors import CheckpointError
+from alphamed_nemo.policy.checkpoint.manifest import write_bytes
+
+# Each layer under its own number and each local shard by itself: the form that reshards over all dimensions.
+_METADATA = {"singleton_local_shards": True}
+
+
+def of_model(chunk: torch.nn.Module) -> dict[str, Any]:
+    """The sharded state dict of a GPTModel, by the names of its parameters; its tensors are the parameters."""
+    return chunk.sharded_state_dict(metadata=dict(_METADATA))
+
+
+def write(state: dict[str, Any], folder: Path) -> None:
+    """Collective. Writes a sharded state dict.
+
+    As dist_checkpointing.save, in the same format, with two differences: it writes in this process, where that one
+    starts a process for each rank, and a rank that cannot write makes all of them fail, where the others would wait.
+
+    Raises:
+        CheckpointError: a rank could not write; on every rank.
+    """
+    sharded, common = save_preprocess(state)
+
+    def describe() -> None:
+        content = io.BytesIO()
+        torch.save(common, content)
+        write_bytes(folder / COMMON_STATE_FNAME, content.getvalue())
+        save_config(CheckpointingConfig("torch_dist", 1), str(folder))
+
+    on_rank0(describe)
+    by_key, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, True)
+    try:
+        torch_checkpoint.save(
+            mcore_to_pyt_state_dict(by_key, False),
+            storage_writer=Writer(folder, sync_files=True),
+            planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+        )
+    except CheckpointException as error:
+        raise CheckpointError(_reasons(error)) from error
+
+
+class Writer(torch_checkpoint.FileSystemWriter):
+    """Torch's, with the operating system's own words where a disk refuses.
+
+    torch.save fails a second time on its way out of a file that takes no more ("unexpected pos 704 vs 598").
+    """
+
+    def write_data(self, *arguments: Any) -> torch.futures.Future:
+        try:
+            return super().write_data(*arguments)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def read(template: dict[str, Any], folder: Path, with_optimizer: bool) -> dict[str, Any]:
+    """Collective. Reads the shards that the template asks for; the model's tensors are filled in place.
+
+    Raises:
+        CheckpointError: the checkpoint and the template hold different tensors, or a file cannot be read.
+    """
+    loaded, unread, absent = _load(template, folder, StrictHandling.RETURN_ALL)
+    # Transformer Engine's extra state (FP8 scales) has no place in a model of Megatron's local spec, and starts afresh
+    # in a model of its own spec.
+    unread = {key for key in unread if "_extra_state" not in key}
+    if not with_optimizer:
+        unread = {key for key in unread if not key.startswith("optimizer.")}
+    absent = {key for key in absent if "_extra_state" not in key}
+    refuse_misfit(folder, unread, absent)
+    return loaded
+
+
+def read_some(template: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Collective. As `read`, for a template of a few of the checkpoint's tensors.
+
+    Raises:
+        CheckpointError: the checkpoint lacks one of them or has it in another shape, or a file cannot be read.
+    """
+    loaded = _load(template, folder, StrictHandling.ASSUME_OK_UNEXPECTED)
+    return {name: loaded[name] for name in template}  # the checkpoint's hyper-parameters come along
+
+
+def refuse_misfit(folder: Path, unread: set[str], absent: set[str]) -> None:
+    """Raises CheckpointError where there are tensors in the checkpoint alone or in the model alone."""
+    if unread or absent:
+        raise CheckpointError(
+            f"{folder}: does not fit the model: only in the checkpoint: {sorted(unread)}; "
+            f"only in the model: {sorted(absent)}"
+        )
+
+
+def on_rank0(action: Callable[[], None]) -> None:
+    """Collective. Runs on rank 0; where the disk refuses, every rank raises, so that none waits for it.
+
+    Raises:
+        CheckpointError: rank 0 met an OSError.
+    """
+    failure: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            failure = [str(error)]
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise CheckpointError(failure[0])
+
+
+def _load(template: dict[str, Any], folder: Path, strict: StrictHandling) -> Any:
+    try:
+        return dist_checkpointing.load(template, str(folder), strict=strict)
+    except CheckpointException as error:
+        raise CheckpointError(f"{folder}: {_reasons(error)}") from error
+    except CheckpointingException as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def _reasons(error: CheckpointException) -> str:
+    return "; ".join(
+        f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in sorted(error.failures.items())
+    )

@@ -1,0 +1,194 @@
+"""How to start the vLLM server: its command line and environment.
+
+What each choice bought on two CPU cores (a 1M-parameter Llama; the server came up in 85 s and answered first after
+another 9 s without them, in 12 s and 0.1 s with them) is in docs/rollout.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from alphamed_nemo import devices
+from alphamed_nemo.config import Config, RolloutConfig
+from alphamed_nemo.config.choices import Transfer, names
+from alphamed_nemo.rollout.inside_vllm.hanging import LIMIT
+
+PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
+# The weight-transfer engines that the plugin registers, by carrier.
+BACKENDS = {"shm": "alphamed_shm", "nccl": "alphamed_nccl", "ipc": "alphamed_ipc"}
+CPU_NORM = "alphamed_cpu"  # the implementation of RMSNorm that the plugin registers
+MODEL_NAME = "policy"  # what the server calls the model, whatever folder it came from
+TRANSFERS = names(Transfer)
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vllm/v1/attention/backends/cpu_attn.py, 0.32
+
+
+def resolve_transfer(transfer: str, cuda: bool) -> str:
+    """Name of the weight-transfer engine: shm on CPU hosts, and nccl with CUDA unless ipc (colocated) is asked for.
+
+    Raises:
+        ValueError: the setting is unknown or cannot work on this kind of host.
+    """
+    if transfer not in TRANSFERS:
+        raise ValueError(f"rollout.transfer: found {transfer!r}, expected one of {', '.join(TRANSFERS)}")
+    if transfer == "auto":
+        return "nccl" if cuda else "shm"
+    if transfer == "shm" and cuda:
+        raise ValueError("rollout.transfer: shm is for CPU hosts; with CUDA use nccl (own nodes) or ipc (colocated)")
+    if transfer != "shm" and not cuda:
+        raise ValueError(f"rollout.transfer: {transfer} needs CUDA devices and there are none; use shm or auto")
+    return transfer
+
+
+def new_api_key() -> str:
+    """A random key for one run."""
+    return secrets.token_urlsafe(32)
+
+
+def vllm_command(
+    cfg: Config, model_path: str | Path, port: int, api_key: str, *, host: str = "", cuda: bool | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of the vLLM server.
+
+    Args:
+        cfg: the run; `rollout`, `model.max_length` and `run.seed` are read.
+        model_path: Hugging Face folder with safetensors and tokenizer.
+        port: TCP port to listen on; readiness is `GET /health` answering 200.
+        api_key: every request but /health must carry it as a bearer token. Passed in the environment, where other
+            users of the machine cannot read it.
+        host: address to listen on; empty: `rollout.host`. The server's weight endpoints are powerful, so this is
+            loopback or the job's private interface, never all interfaces.
+        cuda: whether the server has CUDA devices; None: ask torch.
+
+    Returns:
+        argv, and the variables to set on top of the caller's own environment.
+
+    Raises:
+        ValueError: a setting cannot work; the message names its key.
+    """
+    rollout, host = cfg.rollout, host or cfg.rollout.host
+    if not api_key:
+        raise ValueError("rollout.api_key: empty, expected a key (see rollout.server.new_api_key)")
+    if host in ("", "0.0.0.0", "::"):
+        raise ValueError(
+            f"rollout.host: found {host!r}, which listens on all interfaces; name loopback or the job's own interface"
+        )
+    cuda = devices.cuda_is_available() if cuda is None else cuda
+    transfer = resolve_transfer(rollout.transfer, cuda)
+    assert rollout.dtype != "auto", "settle_dtypes comes first: vLLM's own auto is the checkpoint's dtype"
+    argv = [sys.executable, "-m", "alphamed_nemo.rollout.inside_vllm.main"]
+    argv += ["--model", str(model_path), "--served-model-name", MODEL_NAME, "--host", host, "--port", str(port)]
+    argv += ["--dtype", rollout.dtype, "--seed", str(cfg.run.seed), "--tensor-parallel-size", str(rollout.tensor)]
+    if rollout.engines > 1:
+        argv += ["--data-parallel-size", str(rollout.engines)]
+    # One HTTP process carries some 15,000 tokens a second, a sixth of what a node may sample (docs/rollout.md).
+    argv += ["--api-server-count", str(rollout.api_servers or (rollout.world_size if cuda else 1))]
+    argv += ["--max-model-len", str(cfg.model.max_length), "--max-num-seqs", str(rollout.max_num_seqs)]
+    # Log-probs after the temperature; the plugin takes them before top-p. Sampling defaults are neutral whatever the
+    # model's generation_config.json says (its end-of-sequence ids still count).
+    argv += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+    argv += ["--weight-transfer-config", json.dumps({"backend": BACKENDS[transfer]})]
+    argv += ["--middleware", "alphamed_nemo.rollout.inside_vllm.access.RequireKey"]
+    argv += ["--middleware", "alphamed_nemo.rollout.inside_vllm.hanging.TellHanging"]
+    if not rollout.log_stats:
+        argv += ["--disable-log-stats"]
+    argv += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"]
+    argv += _cuda_arguments(rollout, transfer) if cuda else _cpu_arguments(rollout, cfg.model.max_length)
+    env = {
+        "VLLM_PLUGINS": PLUGIN,  # else vLLM imports every plugin that is installed, NeMo's among them: 10 s a process
+        "VLLM_SERVER_DEV_MODE": "1",  # the RL endpoints
+        "VLLM_USE_RUST_FRONTEND": "0",  # it knows no middleware, so it would not ask for the key
+        "VLLM_API_KEY": api_key,
+        LIMIT: str(rollout.request_timeout_s),
+        "ALPHAMED_SCRATCH": "VLLM_RPC_BASE_PATH",  # sockets and other files that a killed vLLM leaves (launch/child.py)
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    if rollout.top_p < 1.0:
+        env["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the plugin's log-probs before top-p are written for the first runner
+    if cuda:
+        env |= {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if transfer == "ipc" else {}  # IPC handles travel pickled
+    else:
+        _check_head_size(Path(model_path))
+        env |= _cpu_environment(rollout)
+    return argv + list(rollout.extra_args), env
+
+
+def _check_head_size(model_path: Path) -> None:
+    """vLLM would start and die in the first request."""
+    config = model_path / "config.json"
+    if not config.exists():
+        raise ValueError(f"model.path: {model_path} has no config.json, expected a Hugging Face folder")
+    values = json.loads(config.read_text())
+    size = values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
+    if size not in CPU_HEAD_SIZES:
+        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
+        raise ValueError(f"{config}: heads of size {size}; vLLM's attention on CPU knows {sizes}")
+
+
+def _cuda_arguments(rollout: RolloutConfig, transfer: str) -> list[str]:
+    arguments = ["--gpu-memory-utilization", str(rollout.gpu_memory_utilization)]
+    if rollout.quantization:
+        arguments += ["--quantization", rollout.quantization]
+    if transfer == "ipc":  # the trainer's GPU: vLLM gives its memory back while the trainer works
+        arguments += ["--enable-sleep-mode"]
+    return arguments
+
+
+def _cpu_arguments(rollout: RolloutConfig, max_length: int) -> list[str]:
+    one_process = ["--distributed-executor-backend", "uni"] if rollout.engines > 1 and rollout.tensor == 1 else []
+    return [
+        *one_process,  # for an engine and its worker, which data parallelism on CPU divides
+        "--ir-op-priority",
+        json.dumps({name: [CPU_NORM] for name in ("rms_norm", "fused_add_rms_norm")}),
+        "--enforce-eager",  # inductor costs 20 to 30 s at start and wins nothing measurable
+        "--kv-cache-memory-bytes",
+        str(int(rollout.memory_gb * 2**30)),
+        # vLLM 0.32 dies when a seeded request's prompt is split over two steps ("CPU Generator does not use offset"),
+        # so prompts are never split.
+        "--no-enable-chunked-prefill",
+        "--max-num-batched-tokens",
+        str(max(8192, max_length)),
+        "--block-size",
+        "32",  # the default 128 shares no prompt shorter than 128 tokens between the samples of a group
+    ]
+
+
+def engine_threads(rollout: RolloutConfig) -> int:
+    """OpenMP threads of each engine process on a CPU host.
+
+    The HTTP front takes about half a core while the engine computes, so one core is left to it, or a part of each where
+    there are several engines.
+    """
+    cores = len(os.sched_getaffinity(0)) - (rollout.engines == 1)
+    return rollout.threads or max(1, cores // rollout.world_size)
+
+
+def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
+    """Threads and processes on a CPU host.
+
+    vLLM's own binding would pin the engine to one core and keep its scheduler spinning for a second after each request,
+    in the way of the trainer's ranks; unbound and in one process it sleeps at once.
+    """
+    threads = engine_threads(rollout)
+    env = {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+        "TORCH_COMPILE_DISABLE": "1",  # the sampler's one compiled function costs 8 s (g++) in the first request
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    if rollout.tensor == 1:
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine computes in its own process: one process fewer
+        if threads == 1:
+            # Fork the engine from the HTTP front, which has imported everything already: 7 s less. Only where OpenMP
+            # has no threads, because libgomp's do not survive a fork.
+            env["ALPHAMED_ROLLOUT_FORK"] = "1"
+    torch = importlib.util.find_spec("torch")
+    libgomp = Path(torch.origin).parent / "lib" / "libgomp.so.1" if torch and torch.origin else None
+    if libgomp and libgomp.exists():
+        env["LD_PRELOAD"] = str(libgomp)  # one OpenMP runtime for torch and vLLM; vLLM itself can only set it by exec
+    return env
