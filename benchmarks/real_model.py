@@ -11,15 +11,14 @@ from pathlib import Path
 import psutil
 from transformers import AutoTokenizer
 
-from alphamed_nemo.config import Config, ParallelConfig
+from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.recipe import composed
+from alphamed_nemo.config import Config
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.data.prompts import encode_prompt, sent_prompt
 from alphamed_nemo.fetch.smollm2 import NAME, fetch_smollm2
-from benchmarks.workload import Layout
 
-QUESTIONS, SAMPLES, TOKENS = 12, 12, 24  # of conf/experiment/smollm2.yaml
-PROMPT_TOKENS = 232
 ROWS_A_PASS = 12  # TRL: of 144; more at once takes as long, and more memory
 INTERVAL_S = 0.5
 
@@ -29,34 +28,27 @@ def smollm2(models: Path) -> Path:
     return fetch_smollm2(models / NAME)
 
 
-def run_config(folder: Path, name: str, model: Path, dtype: str, layout: Layout) -> Config:
-    """GRPO on the bank's questions, one rank, as `experiment=smollm2` has it but for the length of the run."""
-    cfg = Config()
+def run_config(folder: Path, name: str, model: Path, dtype: str, engines: int) -> Config:
+    """`experiment=smollm2` on all of the bank's questions, of which a step trains on every response, as TRL's does."""
+    cfg = composed("train_grpo", ["experiment=smollm2"])
     cfg.run.dir, cfg.run.name, cfg.run.loggers = str(folder), name, []
-    cfg.model.path, cfg.model.dtype, cfg.model.max_length = str(model), dtype, PROMPT_TOKENS + TOKENS
-    cfg.data.prompt, cfg.data.chat_template, cfg.reward.protocol = "one_of", True, "lenient"
-    cfg.parallel = ParallelConfig()
-    cfg.optim.lr = 3e-5
-    cfg.rollout.dtype, cfg.rollout.max_new_tokens = dtype, TOKENS
-    cfg.rollout.engines, cfg.rollout.memory_gb, cfg.rollout.max_num_seqs = layout.engines, 0.5, 128
-    cfg.rollout.log_stats = False
+    cfg.model.path, cfg.model.dtype = str(model), dtype
+    cfg.rollout.dtype, cfg.rollout.engines = dtype, engines
     cfg.grpo.questions = str(folder / "bank.jsonl")
-    cfg.grpo.questions_per_step, cfg.grpo.samples_per_question = QUESTIONS, SAMPLES
-    cfg.grpo.tokens_per_microbatch = 1024
-    cfg.grpo.entropy_coef = 1e-9  # so that groups without a gradient are trained on too, as in TRL
+    cfg.grpo.entropy_coef = 1e-9  # so that groups without a gradient are trained on too
     cfg.grpo.save_every, cfg.grpo.samples_kept = 10_000, 0
     if dtype == "bfloat16":
         cfg.grpo.max_token_mult_prob_error = 1.2  # logits of 30 and more, which bfloat16 rounds to eighths
     if not Path(cfg.grpo.questions).exists():
         write_questions(medical_bank()[0], Path(cfg.grpo.questions))
-    return cfg
+    return fill_derived(cfg)
 
 
-def write_prompts(path: Path, model: Path, cfg: Config) -> Path:
+def write_prompts(path: Path, cfg: Config) -> Path:
     """The texts that TRL tokenizes to the prompts of a step."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     texts = []
-    for question in medical_bank()[0][:QUESTIONS]:
+    for question in medical_bank()[0][: cfg.grpo.questions_per_step]:
         text = sent_prompt(question, tokenizer, cfg.data)
         assert tokenizer(text)["input_ids"] == encode_prompt(question, tokenizer, cfg.data)
         texts.append(text)

@@ -10,8 +10,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from alphamed_nemo import families
 from alphamed_nemo.cli.derived import fill_derived
@@ -86,14 +87,31 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=dataclasses.asdict(Config()))
 
 
-def guarded(main: Callable[[Config], None], composed, on_gpus: Callable[[], bool] | None = None) -> None:
-    """Runs `main` on the composed config and turns errors into exit codes."""
+def composed(config_name: str, overrides: Sequence[str] = ()) -> Config:
+    """The settings of conf/<config_name>.yaml with overrides, for programs that are no recipe; nothing is derived yet.
+
+    Raises:
+        ValueError: an unknown key, or a value of the wrong type.
+    """
+    from hydra import compose, initialize_config_dir
+
+    register_schema()
+    with initialize_config_dir(str(CONF), version_base=None):
+        return _typed(compose(config_name, list(overrides)))
+
+
+def _typed(values: Any) -> Config:
     from omegaconf import OmegaConf
 
+    plain = OmegaConf.to_container(values, resolve=True)
+    plain.pop("hydra", None)
+    return to_config(plain)
+
+
+def guarded(main: Callable[[Config], None], values: Any, on_gpus: Callable[[], bool] | None = None) -> None:
+    """Runs `main` on the composed config and turns errors into exit codes."""
     try:
-        values = OmegaConf.to_container(composed, resolve=True)
-        values.pop("hydra", None)
-        cfg = to_config(values)
+        cfg = _typed(values)
         check_values(cfg)
         families.register(cfg.model.families)
         fill_derived(cfg)

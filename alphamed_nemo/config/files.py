@@ -33,25 +33,23 @@ def to_config(values: Mapping[str, Any]) -> Config:
     return _fill(Config, values, "")
 
 
-def known_keys(cls: type = Config, prefix: str = "") -> Iterator[str]:
-    """Every setting with its dotted name."""
+def known_keys() -> Iterator[str]:
+    """Every setting and every group with its dotted name."""
+    return (name for name, *_ in _fields(Config))
+
+
+def known_settings() -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Every single setting of a group: its dotted name, its type and its field."""
+    return (found for found in _fields(Config) if "." in found[0])
+
+
+def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         name, hint = f"{prefix}{field.name}", hints[field.name]
-        yield name
+        yield name, hint, field
         if dataclasses.is_dataclass(hint):
-            yield from known_keys(hint, f"{name}.")
-
-
-def known_settings(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
-    """Every single setting: its dotted name, its type and its field. Groups inside groups are dictionaries."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        name, hint = f"{prefix}{field.name}", hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from known_settings(hint, f"{name}.")
-        elif prefix:
-            yield name, hint, field
+            yield from _fields(hint, f"{name}.")
 
 
 def unknown_key(name: str) -> ValueError:

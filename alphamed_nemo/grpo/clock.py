@@ -10,16 +10,13 @@ from contextlib import contextmanager
 class StepClock:
     """Wall seconds by phase, from when it is made.
 
-    The time of a save is in the step after it, since a step is written down before it is saved: killed in between, it
-    is done again, and never missing.
-
-    Args:
-        earlier: seconds of the save after the last step.
+    A step is written down before it is saved: killed in between, it is done again, and never missing. So a save belongs
+    to the clock of the step after it.
     """
 
-    def __init__(self, earlier: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.seconds = {"checkpoint": earlier}
+        self.seconds = {"checkpoint": 0.0}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -30,4 +27,4 @@ class StepClock:
 
     def stop(self) -> dict[str, float]:
         """All phases, and the whole step."""
-        return self.seconds | {"step": time.perf_counter() - self.started + self.seconds["checkpoint"]}
+        return self.seconds | {"step": time.perf_counter() - self.started}

@@ -54,11 +54,11 @@ class Trainer:
 
     def run(self) -> bool:
         """Trains. Returns whether the run is complete (False: stopped early on request, after saving)."""
-        grpo, saved_in = self.cfg.grpo, 0.0
+        grpo = self.cfg.grpo
         step, damaged = self._resume()
         self.rollouts.refit(step)
+        clock = StepClock()
         while step < grpo.steps:
-            clock = StepClock(saved_in)
             batch = self.rollouts.batch(step)  # questions → rollouts → scores → groups with advantages
             self.rollouts.make_room()
             metrics = rollout_metrics(batch, self.cfg) | self.updater.update(batch.groups, clock)
@@ -72,10 +72,10 @@ class Trainer:
             if self.record is not None:
                 damage = {"damaged_checkpoints": float(damaged)} if damaged else {}
                 self.record.write(step, metrics | damage, batch.seconds | clock.stop(), batch)
-            saving, damaged, saved_in = StepClock(), 0, 0.0
+            clock, damaged = StepClock(), 0
             if stop or step % grpo.save_every == 0 or step == grpo.steps:
-                self.checkpoints.save(step, batch.stream)
-                saved_in = saving.stop()["step"]
+                with clock.phase("checkpoint"):
+                    self.checkpoints.save(step, batch.stream)
             if stop:
                 log.warning("asked to stop: saved after step %d", step)
                 return step == grpo.steps

@@ -11,17 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from alphamed_nemo import devices
 from alphamed_nemo.cli import recipe as recipe_top
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_run
-from alphamed_nemo.cli.recipe import check_overrides, register_schema
+from alphamed_nemo.cli.recipe import check_overrides
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import to_config
 from alphamed_nemo.config.limits import check_values
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.sources import SourceConfig, loader_of
@@ -53,10 +50,7 @@ class NothingStarts:
 def composed(recipe: str, overrides: list[str]) -> Config:
     """As the top of a recipe does it."""
     check_overrides(overrides)
-    register_schema()
-    with initialize_config_dir(str(recipe_top.CONF), version_base=None):
-        values = OmegaConf.to_container(compose(recipe, overrides), resolve=True)
-    cfg = to_config(values)
+    cfg = recipe_top.composed(recipe, overrides)
     check_values(cfg)
     fill_derived(cfg)
     settle_dtypes(cfg, cuda=recipe == "plan" or is_full_size(cfg))

@@ -7,29 +7,25 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from alphamed_nemo.cli.recipe import CONF, register_schema
+from alphamed_nemo.cli.recipe import composed
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import load_config, to_config, write_config
+from alphamed_nemo.config.files import load_config, write_config
 from alphamed_nemo.config.run_folder import RunFolder, fill_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["runs", "my runs", "Läufe für Köln", "a,b", "a=b (c) 'd' \"e\" #f", "[x]{y}", "100% $HOME"]
 
 
-def composed(*overrides: str) -> Config:
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base=None):
-        return to_config(OmegaConf.to_container(compose("train_grpo", list(overrides)), resolve=True))
+def training(*overrides: str) -> Config:
+    return composed("train_grpo", overrides)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_variable_is_the_default_of_run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("ALPHAMED_RUNS", str(tmp_path / name))
-    assert Config().run.dir == composed().run.dir == str(tmp_path / name)
-    cfg = composed("experiment=grpo_8b", "experiment/study=alphamed19k")  # refers to ${run.dir}
+    assert Config().run.dir == training().run.dir == str(tmp_path / name)
+    cfg = training("experiment=grpo_8b", "experiment/study=alphamed19k")  # refers to ${run.dir}
     assert cfg.grpo.questions == str(tmp_path / name / "alphamed19k" / "data" / "train.jsonl")
     assert fill_paths(cfg).data.train == cfg.grpo.questions
     write_config(cfg, RunFolder.of(cfg).config)
@@ -38,11 +34,11 @@ def test_the_variable_is_the_default_of_run_dir(tmp_path: Path, monkeypatch: pyt
 
 def test_a_setting_wins_and_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALPHAMED_RUNS", "/elsewhere")
-    assert composed("run.dir=there").run.dir == "there"
+    assert training("run.dir=there").run.dir == "there"
     monkeypatch.setenv("ALPHAMED_RUNS", "")
-    assert composed().run.dir == "runs"
+    assert training().run.dir == "runs"
     monkeypatch.delenv("ALPHAMED_RUNS")
-    assert composed().run.dir == "runs"
+    assert training().run.dir == "runs"
 
 
 def test_the_steps_of_the_page_are_in_the_order_in_which_they_work() -> None:

@@ -7,12 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
-from alphamed_nemo.cli.recipe import CONF, register_schema
+from alphamed_nemo.cli.recipe import CONF, composed
 from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import to_config
@@ -29,18 +27,15 @@ STUDIES = sorted(path.stem for path in (CONF / "experiment" / "study").glob("*.y
 COMMENT = re.compile(r"steps: (\d+) # × 256 questions: ([\d.]+) passes over ([\d,]+)$", re.MULTILINE)
 
 
-def composed(tmp_path: Path, *overrides: str) -> Config:
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base=None):
-        values = OmegaConf.to_container(compose("plan", [f"run.dir={tmp_path}", *overrides]), resolve=True)
-    cfg = fill_derived(to_config(values))
+def planned(tmp_path: Path, *overrides: str) -> Config:
+    cfg = fill_derived(composed("plan", [f"run.dir={tmp_path}", *overrides]))
     settle_dtypes(cfg, cuda=True)
     return cfg
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_passes_over_the_papers_data_at_least_once(size: str, tmp_path: Path) -> None:
-    cfg, other = (composed(tmp_path, f"experiment={name}", "run.name=same") for name in (size, "grpo_8b"))
+    cfg, other = (planned(tmp_path, f"experiment={name}", "run.name=same") for name in (size, "grpo_8b"))
     passes = count_passes(cfg)
     assert passes is not None and passes.count >= 1
     # The studies are tested with one size, so all must have the same questions and batch.
@@ -50,19 +45,19 @@ def test_every_size_passes_over_the_papers_data_at_least_once(size: str, tmp_pat
 
 
 def test_the_quickstart_passes_over_its_subset_at_least_once(tmp_path: Path) -> None:
-    passes = count_passes(composed(tmp_path, "experiment=tiny"))
+    passes = count_passes(planned(tmp_path, "experiment=tiny"))
     assert passes is not None and passes.questions == 600 and passes.count >= 1
 
 
 def test_the_medical_banks_questions_are_counted(tmp_path: Path) -> None:
-    passes = count_passes(composed(tmp_path, "experiment=smollm2"))
+    passes = count_passes(planned(tmp_path, "experiment=smollm2"))
     assert passes is not None and passes.questions == len(medical_bank()[0])
 
 
 @pytest.mark.parametrize("name", ["medical", *(f"study/{study}" for study in STUDIES)])
 def test_each_file_passes_over_its_questions_at_least_once_and_says_how_often(name: str, tmp_path: Path) -> None:
     study = [f"experiment/{name.replace('/', '=')}"] if "/" in name else []
-    passes = count_passes(composed(tmp_path, "experiment=grpo_8b", *study))
+    passes = count_passes(planned(tmp_path, "experiment=grpo_8b", *study))
     found = COMMENT.search((CONF / "experiment" / f"{name}.yaml").read_text())
     assert found and passes is not None, f"{name}: no 'steps: N # × 256 questions: X passes over Y'"
     steps, count, questions = int(found[1]), float(found[2]), int(found[3].replace(",", ""))
@@ -72,7 +67,7 @@ def test_each_file_passes_over_its_questions_at_least_once_and_says_how_often(na
 
 def test_the_papers_numbers(tmp_path: Path) -> None:
     def questions(study: str) -> int:
-        passes = count_passes(composed(tmp_path, "experiment=grpo_8b", f"experiment/study={study}"))
+        passes = count_passes(planned(tmp_path, "experiment=grpo_8b", f"experiment/study={study}"))
         assert passes is not None
         return passes.questions
 
@@ -112,7 +107,7 @@ def test_what_is_planned_is_what_a_labelling_then_draws(label: dict, monkeypatch
 
 
 def test_the_training_file_counts_where_there_is_one(tmp_path: Path) -> None:
-    cfg = composed(tmp_path, "experiment=grpo_8b", "experiment/study=medqa_sub")
+    cfg = planned(tmp_path, "experiment=grpo_8b", "experiment/study=medqa_sub")
     write_questions(embedded_bank(40, 0)[0], tmp_path / "medqa_sub" / "data" / "subset.jsonl")
     passes = count_passes(cfg)
     assert passes is not None and (passes.questions, passes.asked) == (40, 40 * 256)
@@ -127,12 +122,12 @@ def test_the_training_file_counts_where_there_is_one(tmp_path: Path) -> None:
     ],
 )
 def test_a_number_that_only_the_files_can_tell_is_not_guessed(overrides: list[str], tmp_path: Path) -> None:
-    assert count_passes(composed(tmp_path, *overrides)) is None
+    assert count_passes(planned(tmp_path, *overrides)) is None
 
 
 def test_the_plan_says_how_often(tmp_path: Path) -> None:
     study = ("experiment=grpo_8b", "experiment/study=medqa_sub")
-    shown = plan_text(make_plan(composed(tmp_path, *study)), [])
+    shown = plan_text(make_plan(planned(tmp_path, *study)), [])
     assert "\n  40 steps of 256 questions: 8.5 passes over 1,200 questions (at most, label.subset=balanced)\n" in shown
-    shown = plan_text(make_plan(composed(tmp_path, *study, "grpo.steps=3")), [])
+    shown = plan_text(make_plan(planned(tmp_path, *study, "grpo.steps=3")), [])
     assert "3 steps of 256 questions: only 0.64 passes over 1,200 questions" in shown

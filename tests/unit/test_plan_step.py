@@ -7,14 +7,11 @@ from itertools import product
 from statistics import fmean
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from alphamed_nemo.cli.derived import fill_lengths
 from alphamed_nemo.cli.dtypes import settle_dtypes
-from alphamed_nemo.cli.recipe import CONF, register_schema
+from alphamed_nemo.cli.recipe import CONF, composed
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import to_config
 from alphamed_nemo.plan.changes import advise, apply, fastest
 from alphamed_nemo.plan.generation import decode_seconds, decode_step_seconds
 from alphamed_nemo.plan.lengths import make_workload
@@ -25,10 +22,7 @@ LAYOUTS = sorted(path.stem for path in (CONF / "parallel").glob("*b_*.yaml"))
 
 
 def experiment(name: str, *overrides: str) -> Config:
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base=None):
-        composed = compose("plan", [f"experiment={name}", *overrides])
-    cfg = to_config(OmegaConf.to_container(composed, resolve=True))
+    cfg = composed("plan", [f"experiment={name}", *overrides])
     settle_dtypes(cfg, cuda=True)
     fill_lengths(cfg)
     return cfg

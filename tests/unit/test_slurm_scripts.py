@@ -10,11 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from alphamed_nemo.cli.recipe import CONF, register_schema
-from alphamed_nemo.config.files import to_config
+from alphamed_nemo.cli.recipe import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = sorted([*ROOT.glob("slurm/*.sh"), *ROOT.glob("tests/slurm/*.sh"), ROOT / "run", ROOT / ".ci" / "run"])
@@ -67,9 +64,7 @@ def test_training_jobs_hear_of_their_end_in_time_and_can_be_requeued(path: Path)
 @pytest.mark.parametrize("path", [path for path in TRAINING if path.stem != "grpo_tiny"], ids=lambda path: path.stem)
 def test_the_nodes_of_a_size_are_those_that_its_layout_needs(path: Path) -> None:
     experiment = re.search(r"^train (\w+) ", path.read_text(), re.MULTILINE)[1]
-    register_schema()
-    with initialize_config_dir(str(CONF), version_base=None):
-        cfg = to_config(OmegaConf.to_container(compose("train_grpo", [f"experiment={experiment}"]), resolve=True))
+    cfg = composed("train_grpo", [f"experiment={experiment}"])
     training = int(header(path)["nodes"]) - cfg.plan.rollout_nodes
     assert cfg.parallel.world_size == training * int(header(path)["gpus-per-node"])
 

@@ -9,12 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from alphamed_nemo.cli import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import to_config
 from alphamed_nemo.config.limits import check_values
 from alphamed_nemo.config.run_folder import fill_paths
 from alphamed_nemo.data.io import read_questions
@@ -46,9 +43,7 @@ def run_prepare_data(command: str) -> Config:
     program, name, *overrides = shlex.split(command)
     assert (program, name) == ("./run", "prepare_data")
     recipe.check_overrides(overrides)
-    recipe.register_schema()
-    with initialize_config_dir(str(recipe.CONF), version_base=None):
-        cfg = to_config(OmegaConf.to_container(compose(name, overrides), resolve=True))
+    cfg = recipe.composed(name, overrides)
     check_values(cfg)
     return fill_paths(cfg)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from alphamed_nemo.processor import give_back_freed_memory
+
 # Kept beyond what is in use between steps, as a multiple of what a step takes in addition. The rest is given back, and
 # its pages are taken anew where they are needed: 0.3 s a GB.
 SLACK = 1.25
@@ -61,7 +63,7 @@ class Heap:
     def give_back(self) -> None:
         """All that is free, to the system: after what is done once, such as loading or saving."""
         if self.works:
-            self._libc.malloc_trim(0)
+            give_back_freed_memory()
             self._floor = None
 
     def in_use(self) -> int:
