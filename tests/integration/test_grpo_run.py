@@ -245,3 +245,30 @@ def test_a_rollout_server_whose_engine_hangs_is_replaced_and_nothing_is_lost(ser
     servers[1].wait("trainer")
     assert servers[1].restarted["vllm"] == restarted + 1
     assert [timeless(row) for row in rows(folder)] == [timeless(row) for row in metrics]
+
+
+def test_a_run_with_a_reward_and_a_loss_of_its_own(servers, tmp_path):
+    """Both by the example's files; the samples' text gives each reward once more, by hand."""
+    cfg, launcher = servers
+    place, weights = "examples/format_reward.py:format_reward", [1.0, 0.25]
+    reward = dataclasses.replace(cfg.reward, url="", functions=["correct", place], weights=weights)
+    own = dataclasses.replace(cfg, reward=reward)
+    with Launcher(tmp_path / "servers") as its_server:
+        start_servers(own, its_server, own.model.path)
+        wait_ready(its_server)
+        loss = "examples/sapo_loss.py:sapo_loss"
+        metrics = train((own, launcher), "own", steps=2, save_every=2, loss=loss, updates_per_batch=2)
+    assert len(metrics) == 2
+    for row in metrics:
+        assert row["reward/mean"] == pytest.approx(row["reward/correct"] + 0.25 * row["reward/format_reward"])
+        parts = row["reward/format_reward/reasons"] + row["reward/format_reward/one_box"]
+        assert row["reward/format_reward"] == pytest.approx(parts)
+        assert row["grad_norm"] > 0 and "ratio/clipped_low" not in row
+    samples = [json.loads(line) for line in (Path(cfg.run.dir) / "own/samples/step_1.jsonl").read_text().splitlines()]
+    assert {sample["reward"] for sample in samples} & {0.125, 0.25, 1.125, 1.25}
+    for sample in samples:
+        right = float(sample["extracted"] == sample["answer"])
+        assert sample["parts"]["correct"] == right
+        assert sample["reward"] == pytest.approx(right + 0.25 * sample["parts"]["format_reward"])
+    state = json.loads((Path(cfg.run.dir) / "own/checkpoints/step_2/state.json").read_text())
+    assert state["reward"] == pytest.approx(sum(row["reward/mean"] for row in metrics) / 2)
