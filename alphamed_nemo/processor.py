@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -67,7 +68,7 @@ class Processor:
         return any(level in BFLOAT16 for level in self.instructions)
 
     @property
-    def fastest_dtype(self) -> str:
+    def fastest_dtype(self) -> Literal["float32", "bfloat16"]:
         """In which models train fastest on this processor alone."""
         return "bfloat16" if self.has_bfloat16 else "float32"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -36,10 +37,10 @@ def chat(cfg: Config, console: Console) -> None:
     check_model_folder(cfg.evaluate.model, "evaluate.model", built=False)
     ask_as_trained(cfg)
     import torch  # takes seconds; a folder that is not there is found before
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, TextStreamer
+    from transformers import AutoTokenizer, GenerationConfig, TextStreamer
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.evaluate.model)
-    model = AutoModelForCausalLM.from_pretrained(cfg.evaluate.model, dtype="auto").eval()
+    model = _load(cfg.evaluate.model)
     model = model.cuda() if torch.cuda.is_available() else model
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"temperature": cfg.evaluate.temperature} if cfg.evaluate.temperature else {}
@@ -72,6 +73,13 @@ def chat(cfg: Config, console: Console) -> None:
         model.generate(torch.tensor([ids], device=model.device), generation_config=settings, streamer=streamer)
         if question:
             console.print(f"Correct: {question.answer}, {question.answer_text}", markup=False, highlight=False)
+
+
+def _load(folder: str) -> Any:
+    """The model, of whichever of transformers' classes its config names."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
 
 
 def ask_as_trained(cfg: Config) -> None:

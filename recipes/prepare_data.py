@@ -30,7 +30,7 @@ def prepare_data(cfg: Config) -> None:
     if cfg.data.source == "medical_bank":
         train, heldout = medical_bank()
     else:
-        train, heldout = embedded_bank(cfg.data.train_questions, cfg.data.heldout_questions, cfg.data.seed)
+        train, heldout, *_ = embedded_bank(cfg.data.train_questions, cfg.data.heldout_questions, cfg.data.seed)
     for questions, path in ((train, cfg.data.train), (heldout, cfg.data.heldout)):
         write_questions(questions, path)
         log.info("%d questions in %s", len(questions), path)

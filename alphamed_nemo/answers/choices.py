@@ -81,7 +81,7 @@ class Choices:
         self.alone = {shown: letter for letter in self.letters for shown in (letter, letter.lower())}
         self.boxes = {f"{{{shown}}}": letter for shown, letter in self.alone.items()}
         self.words = bool(texts) and WORDS.issuperset(texts)
-        self.heads = tuple({_HEAD.match(text).group() for text in texts if text})
+        self.heads = tuple({head.group() for text in texts if (head := _HEAD.match(text))})
         self.longest_head = max(map(len, self.heads), default=0)
         self.longest = max(map(len, texts), default=0)
 

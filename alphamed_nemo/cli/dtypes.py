@@ -10,9 +10,12 @@ Rollouts follow the model. The result goes into the run's config.yaml like any o
 
 from __future__ import annotations
 
+from typing import Literal
+
 import yaml
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.processor import Processor, this_processor
@@ -35,7 +38,7 @@ def settle_dtypes(cfg: Config, cuda: bool, processor: Processor | None = None) -
         cfg.rollout.dtype = cfg.model.dtype
 
 
-def stored_dtype(cfg: Config) -> str:
+def stored_dtype(cfg: Config) -> Dtype | Literal[""]:
     """What the run's newest checkpoint was trained in; empty where there is none, or the run does not resume.
 
     Checkpoints that do not say it (of versions that did not write it) have the dtype of the run's config.yaml.

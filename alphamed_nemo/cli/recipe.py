@@ -104,8 +104,8 @@ def _typed(values: Any) -> Config:
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(values, resolve=True)
-    plain.pop("hydra", None)
-    return to_config(plain)
+    assert isinstance(plain, dict), "a top config is a group of settings"
+    return to_config({str(name): value for name, value in plain.items() if name != "hydra"})
 
 
 def guarded(main: Callable[[Config], None], values: Any, on_gpus: Callable[[], bool] | None = None) -> None:

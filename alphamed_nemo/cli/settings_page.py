@@ -31,7 +31,7 @@ def page() -> str:
     groups = [(field.name, hints[field.name]) for field in dataclasses.fields(Config)]
     parts = [HEAD]
     for name, cls in groups:
-        if dataclasses.is_dataclass(cls):
+        if isinstance(cls, type) and dataclasses.is_dataclass(cls):
             parts.append(_group(name, cls))
     return "\n".join(parts)
 

@@ -19,6 +19,7 @@ from transformers import LlamaConfig
 from alphamed_nemo.clinic.corpus import Text, corpus
 from alphamed_nemo.clinic.tokenizer import save_tokenizer
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig, TinyModelConfig
+from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy, StepStats
@@ -72,7 +73,7 @@ def pretrain(
         warmup_steps=cfg.warmup_steps,
         weight_decay=cfg.weight_decay,
     )
-    dtype = "bfloat16" if torch.cuda.is_available() else this_processor().fastest_dtype
+    dtype: Dtype = "bfloat16" if torch.cuda.is_available() else this_processor().fastest_dtype
     model = ModelConfig(path=str(folder), dtype=dtype, max_length=MAX_LENGTH)
     policy = MegatronPolicy(model, parallel, optim, folder, total_steps=steps, random_seed=cfg.seed)
     loss_fn = likelihood_loss(cfg.batch * RESPONSE_TOKENS)

@@ -48,7 +48,7 @@ def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses
     for field in dataclasses.fields(cls):
         name, hint = f"{prefix}{field.name}", hints[field.name]
         yield name, hint, field
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _fields(hint, f"{name}.")
 
 
@@ -97,7 +97,7 @@ def _fill(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _fill(hint, value, f"{name}.")
     if isinstance(hint, types.UnionType):
         if value is None:

@@ -75,6 +75,7 @@ def turn_frame(
         strftime_now=day.strftime,
         date_string=day.strftime("%d %b %Y"),
     )
+    assert isinstance(rendered, str)  # by tokenize=False
     if rendered.count(_PLACE) != 1:
         raise ValueError(
             f"data.chat_template: the model's template shows the user's turn {rendered.count(_PLACE)} times, expected "

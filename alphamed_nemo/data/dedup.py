@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from datasketch import MinHash, MinHashLSH
 
@@ -83,7 +84,7 @@ class Index:
 
     def near(self, item: Comparable, signature: MinHash, same_answer: bool) -> Removal | None:
         """Best match by rule 3; `same_answer` asks for the same correct answer too."""
-        candidates = [self.members[number] for number in sorted(self._lsh.query(signature))]
+        candidates = [self.members[number] for number in sorted(self._similar(signature))]
         if same_answer:
             candidates = [member for member in candidates if member.answer == item.answer]
         if not candidates:
@@ -102,11 +103,14 @@ class Index:
         share = self.settings.contained_share
         same = {*self._asked.get(item.asked, ()), *self._answered.get(item.answered, ())}
         grams = item.near_grams
-        for number in sorted({*same, *self._lsh.query(signature)}):
+        for number in sorted({*same, *self._similar(signature)}):
             member = self.members[number]
             near = number in same or jaccard(grams, member.near_grams) >= self.settings.near_jaccard
             if near and item.same_context(member, share):
                 yield number
+
+    def _similar(self, signature: MinHash) -> list[int]:
+        return cast(list[int], self._lsh.query(signature))  # what `add` inserted, of which it knows no type
 
 
 class ContainmentIndex:
@@ -157,11 +161,11 @@ def deduplicate(questions: Sequence[Question], settings: DedupSettings) -> tuple
         if removal is None:
             signature = item.signature()
             removal = index.near(item, signature, same_answer=True)
-        if removal is None:
-            index.add(item, signature)
-            kept.append(item.question)
-        else:
-            removed.append(removal)
+            if removal is None:
+                index.add(item, signature)
+                kept.append(item.question)
+                continue
+        removed.append(removal)
     return kept, removed
 
 

@@ -104,7 +104,9 @@ def uses_chat_template(tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig)
     if isinstance(template, dict):  # several by name
         template = template.get("default")
     if data_cfg.chat_template is None:
-        return is_instruct(template, tokenizer.eos_token)
+        eos = tokenizer.eos_token
+        assert eos is None or isinstance(eos, str)
+        return is_instruct(template, eos)
     if data_cfg.chat_template and not template:
         raise ValueError(
             "data.chat_template=true, but the tokenizer has no chat template; set data.chat_template=false "

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -150,7 +150,7 @@ def front_matter(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def is_hub_name(name: Any) -> bool:
+def is_hub_name(name: Any) -> TypeGuard[str]:
     """Whether this is of the form `organization/model`, and not a path: no organization is called `models`."""
     if not isinstance(name, str) or name.count("/") != 1 or name[0] in ".~/":
         return False

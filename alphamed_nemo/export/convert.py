@@ -89,6 +89,7 @@ def convert_to_hf(cfg: Config) -> Conversion:
         shard_gb=cfg.export.shard_gb,
         check=check,
     )
+    assert folder is not None, "this process is rank 0"
     (proof,) = proofs
     logger.info("%s: step %d of %s; %s", folder, step, source, proof)
     return Conversion(folder, step, proof)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -66,7 +67,9 @@ def megatron_logits(
     with Float64() if dtype is torch.float64 else nullcontext() as wide:
         skeleton = build_skeleton(hf_config)
         embedding, decoder, output = skeleton.embedding, skeleton.decoder, skeleton.output_layer
-        parts = [(part, part) for part in (embedding, *decoder.layers, decoder.final_layernorm)]
+        norm = decoder.final_layernorm
+        assert isinstance(norm, Module) and isinstance(output, Module)
+        parts: list[tuple[Module, Module]] = [(part, part) for part in (embedding, *decoder.layers, norm)]
         parts.append((output, embedding if skeleton.share_embeddings_and_output_weights else output))
         typed = wide.widened(read) if wide else partial(_float32, read)
         lend_weights(skeleton, parts, lambda names: {name: tensor.to(device) for name, tensor in typed(names).items()})

@@ -7,8 +7,9 @@ goes to its place at once, and none is kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def plan(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, shard_bytes: in
 
 
 def write_shards(
-    weights: Iterable[tuple[str, Tensor]],
+    weights: Iterable[tuple[str, Tensor | None]],
     shapes: dict[str, tuple[int, ...]],
     folder: Path,
     dtype: torch.dtype,
@@ -74,7 +75,7 @@ def write_shards(
 
 
 def _write_file(
-    path: Path, stream: Iterable[tuple[str, Tensor]], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
+    path: Path, stream: Iterator[tuple[str, Tensor | None]], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype
 ) -> None:
     """Writes the next tensors of the stream; byte for byte what safetensors' save_file makes of them."""
     header, starts = _layout(shapes, dtype)
@@ -86,12 +87,17 @@ def _write_file(
                 raise ValueError(
                     f"weights to export: {f'found {name}' if name else 'the stream ended'}, expected {due}"
                 )
-            if tuple(tensor.shape) != shapes[name]:
-                raise ValueError(f"{name}: found shape {tuple(tensor.shape)}, expected {shapes[name]}")
-            file.seek(len(header) + starts[name])
-            for piece in tensor.detach().reshape(-1).split(_PIECE):
-                file.write(piece.to("cpu", dtype).view(torch.uint8).numpy())
-            del tensor, piece  # the stream makes the next one
+            assert tensor is not None, f"{due}: rank 0 writes, and has every tensor"
+            if tuple(tensor.shape) != shapes[due]:
+                raise ValueError(f"{due}: found shape {tuple(tensor.shape)}, expected {shapes[due]}")
+            file.seek(len(header) + starts[due])
+            _write_tensor(file, tensor, dtype)
+            del tensor  # the stream makes the next one
+
+
+def _write_tensor(file: BinaryIO, tensor: Tensor, dtype: torch.dtype) -> None:
+    for piece in tensor.detach().reshape(-1).split(_PIECE):
+        file.write(piece.to("cpu", dtype).view(torch.uint8).numpy())
 
 
 def _layout(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> tuple[bytes, dict[str, int]]:

@@ -83,7 +83,7 @@ def dequantise(packages: str, out: str) -> None:
     folder, name = str(Path(packages, GGUF).parent), Path(GGUF).name
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     config = read.config
-    del config.quantization_config  # else transformers refuses to save what is no longer quantised
+    del vars(config)["quantization_config"]  # else transformers refuses to save what is no longer quantised
     config._name_or_path = HUB
     config.rms_norm_eps = float(f"{config.rms_norm_eps:.6g}")  # GGUF keeps 1e-05 in float32: 9.999999747378752e-06
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

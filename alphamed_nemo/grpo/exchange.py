@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from alphamed_nemo.policy.groups import joined
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
-        self.group = dist.new_group(backend="gloo")
+        self.group = joined(dist.new_group(backend="gloo"))
 
     def from_rank0(self, make: Callable[[], T]) -> T:
         """Runs `make` on rank 0 and returns its value on every rank.

@@ -19,8 +19,8 @@ def experiment_loggers(cfg: Config) -> Callable[[dict[str, float], int], None]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
         from lightning.pytorch import Trainer
-        from lightning.pytorch.plugins.environments import LightningEnvironment
         from nemo.utils.exp_manager import exp_manager
     for name in ("lightning.pytorch", "nemo_logger"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -76,6 +76,7 @@ class GrpoLoss:
             if cfg.kl_coef:
                 per_token = per_token + cfg.kl_coef * kl
         if cfg.entropy_coef:
+            assert tokens.entropy is not None  # else select_response_tokens has refused
             per_token = per_token - cfg.entropy_coef * tokens.entropy
         return (weights * per_token).sum(), token_sums(tokens, ratio, kl, correction, cfg)
 

@@ -67,5 +67,10 @@ class QuestionStream:
         order = sorted(self.questions)
         random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
         if self.curriculum == "easy_first":
-            order.sort(key=lambda name: self.questions[name].level)
+            order.sort(key=self._level)
         self.pending.extend(order)
+
+    def _level(self, name: str) -> int:
+        level = self.questions[name].level
+        assert level is not None  # a curriculum over questions without levels was refused
+        return level

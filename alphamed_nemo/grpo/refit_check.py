@@ -54,18 +54,20 @@ class RefitCheck:
         if isinstance(found, Lost):
             return found
         first = self.limit is None
-        if first or not found <= self.limit:
+        if self.limit is None or not found <= self.limit:
             # Rank 0's, so that all ranks come to one conclusion.
             nats = sensitivity(self.policy, self.batch)
             self.limit = self.exchange.from_rank0(lambda: tolerance(self.rounding, nats, own))
-        if not found <= self.limit:
-            self.exchange.from_rank0(lambda: self._refuse(found))
+        limit = self.limit
+        if not found <= limit:
+            self.exchange.from_rank0(lambda: self._refuse(found, limit))
         level = logging.INFO if first and self.client is not None else logging.DEBUG
         text = "server and policy differ by %.2g nats in the log-probs of given tokens (limit %.2g)"
-        log.log(level, text, found, self.limit)
+        log.log(level, text, found, limit)
         return None
 
     def _served(self, own: list[float], version: int) -> float | Lost:
+        assert self.client is not None, "rank 0 has the server"
         try:
             found = served_difference(self.client, self.ids, own)
             serving = self.client.weight_version()
@@ -76,8 +78,9 @@ class RefitCheck:
             return Lost(text)
         return found
 
-    def _refuse(self, found: float) -> None:
-        raise other_weights(self.client, found, self.limit)
+    def _refuse(self, found: float, limit: float) -> None:
+        assert self.client is not None, "rank 0 has the server"
+        raise other_weights(self.client, found, limit)
 
 
 def coarsest(cfg: Config) -> str:

@@ -48,9 +48,10 @@ class Updater:
             for batches in minibatches if grpo.needs_old_logprobs else ():
                 for batch, old in zip(batches, self.policy.logprobs(batches, temperature), strict=True):
                     batch.old_logprobs = old
-            for batches in minibatches if self.reference is not None else ():
-                for batch, values in zip(batches, self.reference.logprobs(batches, temperature), strict=True):
-                    batch.ref_logprobs = values
+            if self.reference is not None:
+                for batches in minibatches:
+                    for batch, values in zip(batches, self.reference.logprobs(batches, temperature), strict=True):
+                        batch.ref_logprobs = values
 
         steps: list[StepStats] = []
         with clock.phase("training"):

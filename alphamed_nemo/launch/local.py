@@ -19,6 +19,8 @@ from types import FrameType
 from alphamed_nemo.errors import ComponentError, Stopped
 from alphamed_nemo.launch.components import Component
 
+Handler = Callable[[int, FrameType | None], object] | int | None  # what signal.signal takes and returns
+
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
@@ -60,7 +62,7 @@ class Launcher:
         self.logs = logs
         self.running: dict[str, Running] = {}
         self.restarted: Counter[str] = Counter()
-        self.handlers: dict[int, object] = {}
+        self.handlers: dict[int, Handler] = {}
 
     def __enter__(self) -> Launcher:
         for number in (signal.SIGTERM, signal.SIGHUP):

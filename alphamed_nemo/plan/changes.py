@@ -79,7 +79,7 @@ def _with_engines(cfg: Config, model: Model, change: Change, gpus: int) -> Itera
         if gpus % tensor or model.heads % tensor:
             continue
         for share in UTILIZATION:
-            engines = {"rollout.tensor": tensor, "rollout.engines": gpus // tensor}
+            engines: Change = {"rollout.tensor": tensor, "rollout.engines": gpus // tensor}
             engines["rollout.gpu_memory_utilization"] = share
             if fitting := _fitting(cfg, model, change | engines):
                 yield fitting[0].plan

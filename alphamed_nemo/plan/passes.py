@@ -65,9 +65,10 @@ def subset_questions(cfg: Config) -> int | None:
     if label.subset == "mixture":
         return sum(label.mixture.values()) or None
     available = {name: count for name, count in set_sizes(cfg).items() if not label.datasets or name in label.datasets}
-    if not available or None in available.values():
+    known = [count for count in available.values() if count is not None]
+    if not available or len(known) < len(available):
         return None
-    labelled = [min(count, label.per_dataset or count) for count in available.values()]
+    labelled = [min(count, label.per_dataset or count) for count in known]
     if label.subset == "all":
         return sum(labelled)
     wanted = label.per_level * (label.up_to or label.samples + 1)
@@ -81,7 +82,8 @@ def subset_questions(cfg: Config) -> int | None:
 def prepared_questions(cfg: Config) -> int | None:
     """Training questions that prepare_data writes, at most; None: not known in advance."""
     sizes = set_sizes(cfg).values()
-    return None if not sizes or None in sizes else sum(sizes)
+    known = [size for size in sizes if size is not None]
+    return None if not sizes or len(known) < len(sizes) else sum(known)
 
 
 def set_sizes(cfg: Config) -> dict[str, int | None]:

@@ -33,19 +33,20 @@ class PolicyGPTModel(GPTModel):
         self._rows = rows
         return super().forward(*args, **kwargs)
 
-    def _preprocess(self, **kwargs: Any) -> tuple[Any, ...]:
-        found = super()._preprocess(**kwargs)
+    def _preprocess(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        found = super()._preprocess(*args, **kwargs)
         packed = kwargs["packed_seq_params"]
         if not isinstance(packed, SegmentParams):
             return found
         # The local attention turns queries and keys itself, by angles of T tokens; Megatron would count positions from
         # 0 in each segment. Rounded to the model's dtype, as Megatron's and the rollout engine's are.
         decoder_input, angles, *others = found
+        assert isinstance(angles, Tensor)
         half = angles[kwargs["position_ids"].squeeze(0), 0, :, : angles.shape[-1] // 2]
         packed.cos, packed.sin = (x.to(self.config.params_dtype).float() for x in (half.cos(), half.sin()))
         return decoder_input, None, *others
 
-    def _postprocess(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.post_process and self._rows is not None:
             hidden_states = hidden_states.index_select(0, self._rows)
-        return super()._postprocess(hidden_states, **kwargs)
+        return super()._postprocess(hidden_states, *args, **kwargs)

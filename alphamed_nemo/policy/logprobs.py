@@ -90,7 +90,8 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         return of_target - log_total, entropy
 
     @staticmethod
-    def backward(ctx: Any, of_logprob: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        of_logprob, of_entropy = grads
         logits, column, here, log_sum, entropy = ctx.saved_tensors
         of_logprob = torch.zeros_like(log_sum) if of_logprob is None else of_logprob / ctx.temperature
         of_target = of_logprob * here

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, TypedDict, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +15,42 @@ from megatron.core.tensor_parallel.layers import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
+from megatron.core.transformer.attention import SelfAttentionSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
+from alphamed_nemo.config.choices import Fp8Recipe, Recompute
 from alphamed_nemo.config.layout import check_layout
 from alphamed_nemo.families import Dimensions, dimensions
 from alphamed_nemo.policy.gpt import PolicyGPTModel
 from alphamed_nemo.policy.local.attention import PackedAttention
 from alphamed_nemo.policy.local.operators import PackedRMSNorm, SwiGLU
 
-RECOMPUTE = {
+T = TypeVar("T")
+
+
+class _Recompute(TypedDict, total=False):
+    """Megatron's settings."""
+
+    recompute_granularity: Literal["full", "selective"]
+    recompute_method: Literal["uniform", "block"]
+    recompute_modules: list[str]
+    recompute_num_layers: int
+
+
+RECOMPUTE: dict[Recompute, _Recompute] = {
     "none": {},
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
     "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
 }
-FP8_RECIPES = {"delayed": "delayed", "current": "tensorwise", "blockwise": "blockwise"}  # ours → Megatron's
-FUSIONS = {  # ours → Megatron's switch
-    "rope": "apply_rope_fusion",
-    "bias_activation": "bias_activation_fusion",
-    "bias_dropout": "bias_dropout_fusion",
-    "masked_softmax": "masked_softmax_fusion",
-    "gradient_accumulation": "gradient_accumulation_fusion",
+FP8_RECIPES: dict[Fp8Recipe, Literal["delayed", "tensorwise", "blockwise"]] = {  # ours → Megatron's
+    "delayed": "delayed",
+    "current": "tensorwise",
+    "blockwise": "blockwise",
 }
 _DIVIDED = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -141,9 +154,14 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
         # rank, the whole of each matrix in float32.
         perform_initialization=torch.cuda.is_available(),
         transformer_impl=implementation,
-        **{switch: name in model.fusions for name, switch in FUSIONS.items()},
+        apply_rope_fusion="rope" in model.fusions,
+        bias_activation_fusion="bias_activation" in model.fusions,
+        bias_dropout_fusion="bias_dropout" in model.fusions,
+        masked_softmax_fusion="masked_softmax" in model.fusions,
+        gradient_accumulation_fusion="gradient_accumulation" in model.fusions,
         **RECOMPUTE[model.recompute],
-        **({"fp8": model.fp8, "fp8_recipe": FP8_RECIPES[model.fp8_recipe]} if model.fp8 else {}),
+        fp8=model.fp8 or None,
+        fp8_recipe=FP8_RECIPES[model.fp8_recipe] if model.fp8 else "delayed",
         batch_p2p_comm=torch.cuda.is_available(),  # gloo has no batched send and receive
         deallocate_pipeline_outputs=True,
         # The loss functions return sums over global counts, so Megatron must neither divide the loss by the number of
@@ -152,7 +170,7 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
     )
 
 
-def spec_name(model: ModelConfig) -> str:
+def spec_name(model: ModelConfig) -> Literal["local", "transformer_engine"]:
     """ "transformer_engine" or "local", from `model.spec` and from what this machine has.
 
     Raises:
@@ -234,14 +252,20 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
     if config.transformer_impl == "transformer_engine":
         return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
-    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = PackedRMSNorm
-    attention = layer.submodules.self_attention.submodules
+    parts = _parts(layer, TransformerLayerSubmodules)
+    parts.input_layernorm = parts.pre_mlp_layernorm = PackedRMSNorm
+    attention = _parts(parts.self_attention, SelfAttentionSubmodules)
     attention.core_attention = ModuleSpec(module=PackedAttention)
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = PackedRMSNorm
-    layer.submodules.mlp.submodules.activation_func = SwiGLU
+    _parts(parts.mlp, MLPSubmodules).activation_func = SwiGLU
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=PackedRMSNorm)
+
+
+def _parts(spec: object, kind: type[T]) -> T:
+    assert isinstance(spec, ModuleSpec) and isinstance(spec.submodules, kind), f"not a spec with {kind.__name__}"
+    return spec.submodules
 
 
 def _check(sizes: Dimensions, model: ModelConfig, parallel: ParallelConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def wrap(
-    chunks: list[GPTModel], overlap: bool | None = None, overlap_param_gather: bool = False
+    chunks: Sequence[GPTModel], overlap: bool | None = None, overlap_param_gather: bool = False
 ) -> list[DistributedDataParallel]:
     """Wraps model chunks for training: gradients in one float32 buffer, reduce-scattered over data-parallel ranks.
 
@@ -42,7 +43,8 @@ def wrap(
         chunk.broadcast_params()
     # The schedules use it to hold reductions back until the last micro-batch.
     no_sync = [chunk.no_sync for chunk in wrapped]
-    wrapped[0].config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
+    # Megatron's own annotation has no room for the list that its interleaved schedule takes.
+    wrapped[0].config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]  # pyright: ignore[reportAttributeAccessIssue]
     return wrapped
 
 
@@ -85,7 +87,7 @@ def build_optimizer(
             # 0 would skip the norm; against an infinite limit it is measured and never scales.
             clip_grad=optim.clip_grad or math.inf,
         ),
-        chunks,
+        [*chunks],
         use_gloo_process_groups=torch.cuda.is_available(),
     )
     if not torch.cuda.is_available():

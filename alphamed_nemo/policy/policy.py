@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
@@ -87,12 +88,13 @@ class MegatronPolicy:
             load_hf(chunks, self.hf_config, self.hf_path)
         else:
             initialize_weights(chunks, self.hf_config, random_seed)
-        self.model: list[torch.nn.Module] = list(chunks)
+        self.model: list[MegatronModule] = [*chunks]
         self.optimizer: Any = None
         self.scheduler: Any = None
         if optim is not None:
-            self.model = wrap(chunks, parallel.overlap_grad_reduce, parallel.overlap_param_gather)
-            self.optimizer, self.scheduler = build_optimizer(self.model, optim, total_steps)
+            wrapped = wrap(chunks, parallel.overlap_grad_reduce, parallel.overlap_param_gather)
+            self.optimizer, self.scheduler = build_optimizer(wrapped, optim, total_steps)
+            self.model = [*wrapped]
         HEAP.give_back()
         self.data_rank: int = parallel_state.get_data_parallel_rank()
 

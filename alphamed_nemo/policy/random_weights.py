@@ -10,6 +10,8 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 
+from alphamed_nemo.policy.weights.binding import layer_numbers
+
 
 @torch.no_grad()
 def initialize_weights(chunks: Sequence[GPTModel], hf_config: Any, seed: int) -> None:
@@ -57,5 +59,5 @@ def _name_in_model(name: str, chunk: GPTModel) -> str:
         return "embedding.word_embeddings.weight"
     parts = name.split(".")
     if parts[:2] == ["decoder", "layers"]:
-        parts[2] = str(chunk.decoder.layers[int(parts[2])].layer_number - 1)  # Megatron counts from 1
+        parts[2] = str(layer_numbers(chunk)[int(parts[2])] - 1)
     return ".".join(parts)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.distributed import finalize_model_grads
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from alphamed_nemo.policy.groups import joined
 from alphamed_nemo.policy.local.attention import SegmentParams
 from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.logprobs import token_logprobs
@@ -23,7 +25,7 @@ LossFn = Callable[[Tensor, Tensor | None, PackedBatch], tuple[Tensor, dict[str, 
 
 
 def forward_backward(
-    chunks: Sequence[torch.nn.Module],
+    chunks: Sequence[MegatronModule],
     batches: Sequence[PackedBatch],
     loss_fn: LossFn,
     vocab_size: int,
@@ -42,6 +44,7 @@ def forward_backward(
         "_min", else sum), with the loss as "loss"; the same on every rank.
     """
     for chunk in chunks:
+        assert isinstance(chunk, DistributedDataParallel)
         chunk.config.finalize_model_grads_func = _finalize
         chunk.zero_grad_buffer()
 
@@ -57,7 +60,7 @@ def forward_backward(
 
 @torch.no_grad()
 def forward_logprobs(
-    chunks: Sequence[torch.nn.Module], batches: Sequence[PackedBatch], vocab_size: int, temperature: float
+    chunks: Sequence[MegatronModule], batches: Sequence[PackedBatch], vocab_size: int, temperature: float
 ) -> list[Tensor]:
     """Log-probabilities of the targets under the mask, 0 elsewhere: float32 [T] for each batch, on every rank."""
 
@@ -72,7 +75,7 @@ def forward_logprobs(
 
 
 def _run(
-    chunks: Sequence[torch.nn.Module], batches: Sequence[PackedBatch], finish: Callable[..., Any], forward_only: bool
+    chunks: Sequence[MegatronModule], batches: Sequence[PackedBatch], finish: Callable[..., Any], forward_only: bool
 ) -> list[Any]:
     """Runs the schedule; returns what `finish` gave for each micro-batch, on the last stage (elsewhere nothing)."""
     lengths = {len(batch.tokens) for batch in batches}
@@ -89,7 +92,7 @@ def _run(
         missing = -len(batches) % parallel_state.get_pipeline_model_parallel_world_size()
         batches = [*batches, *(empty_like(batches[0]) for _ in range(missing))]
 
-    def forward_step(iterator: Iterator[PackedBatch], chunk: torch.nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+    def forward_step(iterator: Iterator[PackedBatch], chunk: MegatronModule) -> tuple[Tensor, Callable[..., Any]]:
         batch = next(iterator)
         rows = None if chunk.config.sequence_parallel else batch.mask.nonzero().squeeze(1)
         logits = chunk(
@@ -127,7 +130,7 @@ def _packed_params(batch: PackedBatch, local: bool) -> PackedSeqParams:
 
 def _logprobs(logits: Tensor, batch: PackedBatch, vocab_size: int, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [T], 0 outside the mask, from logits of all positions or of those under it."""
-    group = parallel_state.get_tensor_model_parallel_group()
+    group = joined(parallel_state.get_tensor_model_parallel_group())
     rows = batch.mask.nonzero().squeeze(1)
     logits = logits.squeeze(0)
     if len(logits) == len(batch.mask):
@@ -162,7 +165,7 @@ def _reduce_metrics(found: list[dict[str, Tensor]]) -> dict[str, float]:
         reduced = [values]
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast_object_list(reduced, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+        dist.broadcast_object_list(reduced, src=last, group=joined(parallel_state.get_pipeline_model_parallel_group()))
     assert reduced[0] is not None
     return reduced[0]
 
@@ -171,4 +174,4 @@ def _from_last_stage(values: Tensor) -> None:
     """Gives every pipeline stage the last one's values, in place."""
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(values, src=last, group=parallel_state.get_pipeline_model_parallel_group())
+        dist.broadcast(values, src=last, group=joined(parallel_state.get_pipeline_model_parallel_group()))

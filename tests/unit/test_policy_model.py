@@ -4,7 +4,7 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
-from alphamed_nemo.policy.model import FUSIONS, padded_vocab_size, rope_frequencies, spec_name, transformer_config
+from alphamed_nemo.policy.model import padded_vocab_size, rope_frequencies, spec_name, transformer_config
 from alphamed_nemo.policy.runtime import check, initialize
 from tests.spawn import spawn
 

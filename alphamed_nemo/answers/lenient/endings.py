@@ -134,7 +134,7 @@ def read_opening(text: str, choices: Choices) -> str | None:
         stop = _FIRST_STOP.search(first)
         named = first[: stop.start()] if stop else ""
         letter = read_whole(named, choices, paraphrase=False) if named else None
-        if letter and normalise(named) in choices.by_text and stop.group()[0] not in ".;":
+        if letter and stop and normalise(named) in choices.by_text and stop.group()[0] not in ".;":
             return None  # "Aspirin (an NSAID) inhibits ...": the subject of a sentence
     if letter is None or letter == AMBIGUOUS:
         return None

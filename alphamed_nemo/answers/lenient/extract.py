@@ -107,14 +107,15 @@ def _box(window: Text, word: str, start: int, end: int) -> Statement | None:
         return None
     content = box_content(window.raw, end - len(BOX))
     letter = read_whole(content, window.choices) if content else None
-    return Statement(letter, start + len(content)) if letter else None
+    return Statement(letter, start + len(content)) if content and letter else None
 
 
 def _brackets(window: Text, word: str, start: int, end: int) -> Statement | None:
     """ "[[C]]", the form that judges are asked for."""
     choice = read_choice(window, start)
-    closed = choice is not None and window.low[choice.end - 2 : choice.end] == "]]"
-    return Statement(choice.letter, choice.end) if closed else None
+    if choice is None or window.low[choice.end - 2 : choice.end] != "]]":
+        return None
+    return Statement(choice.letter, choice.end)
 
 
 def _after_noun(window: Text, word: str, start: int, end: int) -> Statement | None:

@@ -75,7 +75,7 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
     turned = cues.NOT_BUT.match(low, position) if "not" in low[position : position + NEAR] else None
     if turned:
         position = turned.end()
-    start = cues.OPENING.match(low, position).end()
+    start = _past(cues.OPENING, low, position)
     own = _own_text_after(text, position, start) if texts and text.choices.longest else None
     if own is None:
         own = letter_at(text, start, colon)
@@ -89,12 +89,19 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
     return None if stop and stop.group() == "?" else own
 
 
+def _past(marks: re.Pattern[str], low: str, position: int) -> int:
+    """Where the marks end that stand at `position`; the pattern matches none at all, too."""
+    found = marks.match(low, position)
+    assert found is not None, f"{marks.pattern!r} must match the empty string"
+    return found.end()
+
+
 def _own_text_after(text: Text, position: int, start: int) -> Choice | None:
     """An option's text at `position` with its own opening marks and words, or without them at `start`."""
     reach = text.low[position : start + NEAR + text.choices.longest_head]
     if not any(head in reach for head in text.choices.heads):
         return None
-    for begin in (cues.BLANKS.match(text.low, position).end(), cues.MARKS.match(text.low, position).end(), start):
+    for begin in (_past(cues.BLANKS, text.low, position), _past(cues.MARKS, text.low, position), start):
         own = own_text_at(text, begin)
         if own:
             return own
@@ -149,7 +156,7 @@ def letter_at(text: Text, start: int, colon: bool) -> Choice | None:
     if not _LETTER.match(low, start):
         return None
     letter, is_upper = low[start].upper(), raw[start].isupper()
-    after = _CLOSERS.match(low, start + 1).end()
+    after = _past(_CLOSERS, low, start + 1)
     opened = start > 0 and low[start - 1] in OPENERS
     stop = low[after : after + 1]
     punctuated = opened or after > start + 1 or stop == "" or stop in STOPS

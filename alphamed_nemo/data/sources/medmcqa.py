@@ -94,10 +94,11 @@ def _counts(rows: Rows) -> Counter[int]:
     values: Counter[int] = Counter()
     for row in rows.rows:
         try:
-            values[cop_value(row)] += 1
+            value = cop_value(row)
         except Unusable:
             continue  # counted when the row itself is read
-    values.pop(None, None)
+        if value is not None:
+            values[value] += 1
     return values
 
 

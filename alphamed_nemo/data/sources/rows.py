@@ -63,6 +63,7 @@ def read_rows(name: str, source: SourceConfig, hub: HubSet | None, evaluation: b
 
 def _from_hub(name: str, source: SourceConfig, hub: HubSet | None, evaluation: bool) -> Rows:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     if hub is None and not source.hub:
         raise ValueError(f"data set {name}: give `path`, a file of questions, or `hub`, a repository of them")
@@ -73,7 +74,7 @@ def _from_hub(name: str, source: SourceConfig, hub: HubSet | None, evaluation: b
     origin = f"hub:{repository}{f'/{subset}' if subset else ''}[{split}]"
     try:
         table = datasets.load_dataset(repository, subset or None, split=split, revision=source.revision or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise ValueError(
             f"data set {name}: could not read {origin}: {error}. Check `hub`, `subset` and `split` (gated sets need a "
             f"login), or download the files and set `path` to them"

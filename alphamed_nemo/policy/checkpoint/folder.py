@@ -44,7 +44,11 @@ _UNFINISHED = re.compile(r"\.step_\d+\.(partial|replaced)")
 class Saved(Protocol):
     """What of the policy goes into a checkpoint."""
 
-    model: Sequence[torch.nn.Module]  # Megatron model chunks, also wrapped by DDP
+    @property
+    def model(self) -> Sequence[torch.nn.Module]:
+        """Megatron's model chunks, also wrapped by DDP."""
+        ...
+
     optimizer: Any  # MegatronOptimizer, or None
     scheduler: Any  # OptimizerParamScheduler, or None
 
@@ -70,6 +74,7 @@ def save(policy: Saved, folder: str | Path, state: dict[str, Any]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         manifest.write_bytes(partial / STATE, text)
+        assert random_states is not None, "rank 0 has those of all ranks"
         manifest.write_bytes(partial / RNG, random_states)
 
     def finish(digests: dict[str, str]) -> None:

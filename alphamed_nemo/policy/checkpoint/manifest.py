@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from alphamed_nemo.config.choices import Dtype
 
 NAME = "manifest.json"
 FORMAT = 1  # of the checkpoint folder; a reader refuses a number that it does not know
@@ -45,7 +47,7 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / NAME).read_text())
 
 
-def trained_dtype(folder: Path) -> str:
+def trained_dtype(folder: Path) -> Dtype | Literal[""]:
     """The dtype of the model's parameters when the checkpoint was written; empty where the manifest does not say."""
     try:
         return read(folder).get("dtype", "")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from megatron.core.tensor_parallel.random import CudaRNGStatesTracker, get_cuda_rng_tracker
 
 from alphamed_nemo.config import ParallelConfig
 
@@ -59,19 +59,27 @@ def restore(content: bytes) -> None:
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     # Before the generators: on CPU Megatron's tracker reads and writes torch's own.
-    get_cuda_rng_tracker().set_states(state["megatron"])
+    _tracker().set_states(state["megatron"])
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 
 
 def _of_this_rank() -> dict[str, Any]:
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    of_numpy = np.random.get_state()
+    assert isinstance(of_numpy, tuple)  # a dictionary for generators of other kinds
+    kind, keys, position, has_gauss, cached = of_numpy
     return {
         "python": random.getstate(),
         # int64, because tensors of NumPy's uint32 cannot be pickled
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "megatron": dict(get_cuda_rng_tracker().get_states()),
+        "megatron": dict(_tracker().get_states()),
     }
+
+
+def _tracker() -> CudaRNGStatesTracker:
+    tracker = get_cuda_rng_tracker()
+    assert tracker is not None, "policy.runtime.initialize comes first"
+    return tracker

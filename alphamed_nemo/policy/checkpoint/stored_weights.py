@@ -70,6 +70,7 @@ class CheckpointWeights:
 
 def _in_memory(shard: ShardedTensor | ShardedTensorFactory, dtype: torch.dtype) -> ShardedTensor | ShardedTensorFactory:
     """The shard (or the factory of gate and up) with memory to be read into."""
+    assert shard.data is not None, "the skeleton's parameters are on the meta device"
     changed: dict[str, Any] = {"data": torch.empty(shard.data.shape, dtype=dtype)}
     if isinstance(shard, ShardedTensor):
         changed["dtype"] = dtype

@@ -19,8 +19,12 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     mcore_to_pyt_state_dict,
 )
 from megatron.core.dist_checkpointing.validation import StrictHandling
-from torch.distributed import checkpoint as torch_checkpoint
+from megatron.core.models.gpt.gpt_model import GPTModel
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 
 from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.policy.checkpoint.manifest import write_bytes
@@ -29,7 +33,7 @@ from alphamed_nemo.policy.checkpoint.manifest import write_bytes
 _METADATA = {"singleton_local_shards": True}
 
 
-def of_model(chunk: torch.nn.Module) -> dict[str, Any]:
+def of_model(chunk: GPTModel) -> dict[str, Any]:
     """The sharded state dict of a GPTModel, by the names of its parameters; its tensors are the parameters."""
     return chunk.sharded_state_dict(metadata=dict(_METADATA))
 
@@ -44,6 +48,7 @@ def write(state: dict[str, Any], folder: Path) -> None:
         CheckpointError: a rank could not write; on every rank.
     """
     sharded, common = save_preprocess(state)
+    assert isinstance(sharded, dict)
 
     def describe() -> None:
         content = io.BytesIO()
@@ -54,7 +59,7 @@ def write(state: dict[str, Any], folder: Path) -> None:
     on_rank0(describe)
     by_key, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, True)
     try:
-        torch_checkpoint.save(
+        save(
             mcore_to_pyt_state_dict(by_key, False),
             storage_writer=Writer(folder, sync_files=True),
             planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
@@ -63,15 +68,15 @@ def write(state: dict[str, Any], folder: Path) -> None:
         raise CheckpointError(_reasons(error)) from error
 
 
-class Writer(torch_checkpoint.FileSystemWriter):
+class Writer(FileSystemWriter):
     """Torch's, with the operating system's own words where a disk refuses.
 
     torch.save fails a second time on its way out of a file that takes no more ("unexpected pos 704 vs 598").
     """
 
-    def write_data(self, *arguments: Any) -> torch.futures.Future:
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
         try:
-            return super().write_data(*arguments)
+            return super().write_data(plan, planner)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None

@@ -49,6 +49,7 @@ class SegmentParams(PackedSeqParams):
     @cached_property
     def layout(self) -> _Layout:
         """Computed once for a pack, since every layer asks."""
+        assert self.continues is not None, "SegmentParams come from `of`"
         return _lay_out(self.cu_seqlens_q, self.continues)
 
 
@@ -114,6 +115,7 @@ class _Layout:
         of_tokens = grad.index_select(0, self.key_of)
         for group, part in zip(self.groups, grad.split(self.key_sizes), strict=True):
             if group.shared:
+                assert group.members is not None and group.parents is not None
                 width = grad[0].numel() * group.shared
                 of_parents = group.members.to(grad.dtype) @ part.reshape(group.count, -1)[:, :width]
                 of_tokens.index_add_(0, group.parents, of_parents.view(-1, *grad.shape[1:]))
@@ -123,9 +125,16 @@ class _Layout:
 class PackedAttention(MegatronModule):
     """`core_attention` of the local spec: rotary embedding, and causal self-attention within each sequence."""
 
-    def __init__(self, config: TransformerConfig, layer_number: int, *_args: object, **kwargs: object) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        *_args: object,
+        softmax_scale: float | None = None,
+        **_kwargs: object,
+    ) -> None:
         super().__init__(config=config)
-        self.scale = kwargs.get("softmax_scale")  # None: 1 / sqrt(head dimension)
+        self.scale = softmax_scale  # None: 1 / sqrt(head dimension)
 
     def forward(
         self,
@@ -149,11 +158,12 @@ class PackedAttention(MegatronModule):
             [T, heads × head dimension], in the query's dtype.
         """
         assert isinstance(packed_seq_params, SegmentParams), "PackedAttention takes SegmentParams only"
-        packed, layout = packed_seq_params, packed_seq_params.layout
+        layout, cos, sin = packed_seq_params.layout, packed_seq_params.cos, packed_seq_params.sin
+        assert cos is not None and sin is not None, "the model's _preprocess sets the angles"
         # torch's CPU kernel takes half the time in float32 that it takes in bfloat16, forward and backward.
         dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-        queries = _Take.apply(rotate(query, packed.cos, packed.sin).to(dtype), layout.queries, layout.query_gradient)
-        keys = _Take.apply(rotate(key, packed.cos, packed.sin).to(dtype), layout.keys, layout.key_gradient)
+        queries = _Take.apply(rotate(query, cos, sin).to(dtype), layout.queries, layout.query_gradient)
+        keys = _Take.apply(rotate(key, cos, sin).to(dtype), layout.keys, layout.key_gradient)
         values = _Take.apply(value.to(dtype), layout.keys, layout.key_gradient)
         attended = []
         for group, q, k, v in zip(
@@ -181,8 +191,8 @@ class _Take(torch.autograd.Function):
         return x.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.gradient(grad), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.gradient(grads[0]), None, None
 
 
 def _lay_out(bounds: Tensor, continues: Tensor) -> _Layout:

@@ -105,10 +105,10 @@ def _answer_random_states() -> None:
     def put(new_state: torch.Tensor, device: Any = "cuda", graph_safe: bool = False) -> None:
         torch.set_rng_state(new_state)
 
+    answers = {"get_rng_state": get, "set_rng_state": put, "manual_seed": torch.manual_seed}
     for module in (torch.cuda, torch.cuda.random):
-        module.get_rng_state = get
-        module.set_rng_state = put
-        module.manual_seed = torch.manual_seed
+        for name, answer in answers.items():
+            setattr(module, name, answer)
     random._set_cuda_rng_state = put
 
 

@@ -15,6 +15,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 
+_MARK = "sequence_parallel"  # Megatron's, on parameters
+
+
 class PackedRMSNorm(torch.nn.Module):
     """RMSNorm that can sit inside a sequence-parallel region, which Megatron's local norm refuses.
 
@@ -26,7 +29,7 @@ class PackedRMSNorm(torch.nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
-        self.weight.sequence_parallel = config.sequence_parallel
+        setattr(self.weight, _MARK, config.sequence_parallel)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., hidden] → the same shape and dtype; the mean square is taken in float32."""
@@ -44,7 +47,8 @@ class _RMSNorm(torch.autograd.Function):
         return (wide * r).mul_(weight).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
         x, weight, r = ctx.saved_tensors
         wide, normed = weight.float(), x.float() * r
         of_y = grad.to(torch.float32, copy=True)
@@ -71,7 +75,8 @@ class _SwiGLU(torch.autograd.Function):
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
         (x,) = ctx.saved_tensors
         gate, up = x.chunk(2, dim=-1)
         of_x = torch.empty_like(x)
@@ -104,7 +109,8 @@ class _Rotate(torch.autograd.Function):
         return _rotated(x.float(), cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
         cos, sin = ctx.saved_tensors
         return _rotated(grad, cos, -sin).to(ctx.dtype), None, None
 

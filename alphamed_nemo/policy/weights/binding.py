@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from alphamed_nemo.policy.weights.table import Entry, WeightTable
 
@@ -19,11 +21,20 @@ class Bound:
     entry: Entry
 
 
-def unwrap(chunk: torch.nn.Module) -> torch.nn.Module:
+def unwrap(chunk: torch.nn.Module) -> GPTModel:
     """The GPTModel inside Megatron's DistributedDataParallel and Float16Module."""
-    while hasattr(chunk, "module"):
-        chunk = chunk.module
+    while not isinstance(chunk, GPTModel):
+        chunk = chunk.get_submodule("module")
     return chunk
+
+
+def layer_numbers(chunk: GPTModel) -> list[int]:
+    """Of the chunk's layers in the whole model, counted from 1 as Megatron does."""
+    numbers = []
+    for layer in chunk.decoder.layers:
+        assert isinstance(layer, TransformerLayer)
+        numbers.append(layer.layer_number)
+    return numbers
 
 
 def bind(chunks: Sequence[torch.nn.Module], table: WeightTable) -> list[Bound]:
@@ -51,22 +62,22 @@ def bind(chunks: Sequence[torch.nn.Module], table: WeightTable) -> list[Bound]:
     return bound
 
 
-def _global_names(chunk: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _global_names(chunk: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Parameters under the names that they would have without pipeline parallelism."""
+    numbers = layer_numbers(chunk)
     for name, parameter in chunk.named_parameters():
         parts = name.split(".")
         if parts[:2] == ["decoder", "layers"]:
-            layer = chunk.decoder.layers[int(parts[2])]
-            parts[2] = str(layer.layer_number - 1)  # Megatron counts from 1
+            parts[2] = str(numbers[int(parts[2])] - 1)
         yield ".".join(parts), parameter
 
 
-def _expected(chunk: torch.nn.Module, table: WeightTable) -> Iterator[Entry]:
+def _expected(chunk: GPTModel, table: WeightTable) -> Iterator[Entry]:
     """The rows that a chunk with these parts must have."""
     if chunk.pre_process:
         yield from table.blocks[0].entries
-    for layer in chunk.decoder.layers:
-        yield from table.blocks[layer.layer_number].entries
+    for number in layer_numbers(chunk):
+        yield from table.blocks[number].entries
     if chunk.post_process:
         yield from table.blocks[-1].entries
         if table.tied and not chunk.pre_process:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from alphamed_nemo.policy.groups import joined
 from alphamed_nemo.policy.weights.binding import Bound, bind
 from alphamed_nemo.policy.weights.table import Block, Entry, WeightTable
 
@@ -77,7 +78,7 @@ def stream_hf(
 
 def _exchange_parts(held: dict[Entry, Bound], table: WeightTable) -> list[list[_Part]]:
     """For each block, the ranks that hold it, in the order of tensor-parallel ranks; the same on all ranks."""
-    group = parallel_state.get_model_parallel_group()
+    group = joined(parallel_state.get_model_parallel_group())
     mine = [
         _Part(
             dist.get_rank(),
@@ -124,7 +125,7 @@ def _receive(
 def _expect(
     block: Block, parts: list[_Part], held: dict[Entry, Bound], like: Tensor, dtype: torch.dtype | None
 ) -> _Arrival:
-    arrival = _Arrival(block, parts, [])
+    arrival, group = _Arrival(block, parts, []), joined(parallel_state.get_model_parallel_group())
     for part in parts:
         if part.rank == 0:
             arrival.buffers.append(_flatten(block, held, dtype))
@@ -132,7 +133,7 @@ def _expect(
         size = sum(torch.Size(shape).numel() for shape in part.shapes)
         buffer = torch.empty(size, dtype=dtype or like.dtype, device=like.device)
         arrival.buffers.append(buffer)
-        arrival.waits.append(dist.irecv(buffer, src=part.rank, group=parallel_state.get_model_parallel_group()))
+        arrival.waits.append(dist.irecv(buffer, src=part.rank, group=group))
     return arrival
 
 
@@ -140,7 +141,7 @@ def _send(
     held: dict[Entry, Bound], table: WeightTable, parts: list[list[_Part]], dtype: torch.dtype | None
 ) -> Iterator[tuple[str, None]]:
     """The others: send what they hold, one block in flight."""
-    group = parallel_state.get_model_parallel_group()
+    group = joined(parallel_state.get_model_parallel_group())
     pending: tuple[Any, Tensor] | None = None  # the buffer must live until it is sent
     for block, block_parts in zip(table.blocks, parts, strict=True):
         if any(part.rank == dist.get_rank() for part in block_parts):

@@ -24,6 +24,7 @@ class Sender(Protocol):
 
     def send(self, weights: Weights) -> int:
         """Send all of them and return the bytes. The workers hold them, checked, when this returns."""
+        ...
 
     def abort(self) -> None:
         """End an update that could not be sent."""

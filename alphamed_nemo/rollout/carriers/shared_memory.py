@@ -68,6 +68,7 @@ class SharedMemorySender:
 
     def _grow(self, size: int) -> None:
         """Map at least `size` bytes; what is written already stays."""
+        assert self.descriptor is not None, "open() comes first"
         size = -(-size // GROWTH) * GROWTH
         os.ftruncate(self.descriptor, size)  # takes no memory yet
         self.segment = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)

@@ -6,21 +6,24 @@ from functools import wraps
 
 import torch
 
+from alphamed_nemo.rollout.inside_vllm.replaced import is_ours, ours
+
 
 def register() -> None:
     """Once a process."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 
     original = UnquantizedEmbeddingMethod.process_weights_after_loading
-    if getattr(original, "alphamed", False):
+    if is_ours(original):
         return
 
+    @ours
     @wraps(original)
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+    def process_weights_after_loading(self: UnquantizedEmbeddingMethod, layer: torch.nn.Module) -> None:
         if isinstance(layer, ParallelLMHead):
             original(self, layer)
         else:
-            layer.cpu_linear = torch.nn.functional.linear  # right where a model does multiply by it, only slower
+            # Right where a model does multiply by it, only slower. No parameter or module, which torch's setattr is for.
+            object.__setattr__(layer, "cpu_linear", torch.nn.functional.linear)
 
-    process_weights_after_loading.alphamed = True
     UnquantizedEmbeddingMethod.process_weights_after_loading = process_weights_after_loading

@@ -105,8 +105,9 @@ def fused_add_rms_norm(
     return x, x_residual
 
 
-def _wide_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def _wide_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
     """In float32, which every kernel computes rightly."""
+    assert weight is not None, "_fits leaves norms without a weight to vLLM"
     wide = x.float()
     normed = torch.empty_like(wide)
     torch.ops._C.rms_norm(normed, wide, weight.float(), epsilon)

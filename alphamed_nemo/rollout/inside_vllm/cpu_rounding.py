@@ -13,17 +13,21 @@ from functools import wraps
 import torch
 from torch import Tensor
 
+from alphamed_nemo.rollout.inside_vllm.replaced import is_ours, ours
+
 
 def register() -> None:
     """Once a process, before vLLM builds a model. Models in float32 are computed as before."""
     from vllm.model_executor.layers.attention import attention
     from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+    from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
     from vllm.v1.attention.backends import cpu_attn
 
-    if getattr(RotaryEmbedding.forward_cpu, "alphamed", False):
+    if is_ours(RotaryEmbedding.forward_cpu):
         return
     RotaryEmbedding.forward_cpu = _rotation(RotaryEmbedding.forward_cpu)
-    attention.kv_cache_dtype_str_to_dtype = _wide_cache(attention.kv_cache_dtype_str_to_dtype)
+    # In this module alone, which has the name by an import.
+    setattr(attention, kv_cache_dtype_str_to_dtype.__name__, _wide_cache(kv_cache_dtype_str_to_dtype))
     builder, backend = cpu_attn.CPUAttentionMetadataBuilder, cpu_attn.CPUAttentionBackendImpl
     builder.__init__ = _wide_builder(builder.__init__)
     backend.forward = _wide_attention(backend.forward)
@@ -31,6 +35,7 @@ def register() -> None:
 
 
 def _rotation(original):
+    @ours
     @wraps(original)
     def forward_cpu(self, positions: Tensor, query: Tensor, key: Tensor | None = None):
         if query.dtype == torch.float32:
@@ -39,11 +44,12 @@ def _rotation(original):
         if angles is None:
             angles = self._match_cos_sin_cache_dtype(query).float()
             object.__setattr__(self, "alphamed_angles", angles)  # not a buffer of the module
-        wide = [None if each is None else each.float() for each in (query, key)]
-        torch.ops._C.rotary_embedding(positions, *wide, self.head_size, angles, self.is_neox_style)
-        return query.copy_(wide[0]), None if key is None else key.copy_(wide[1])
+        wide_query, wide_key = query.float(), None if key is None else key.float()
+        torch.ops._C.rotary_embedding(positions, wide_query, wide_key, self.head_size, angles, self.is_neox_style)
+        if key is not None and wide_key is not None:
+            key.copy_(wide_key)
+        return query.copy_(wide_query), key
 
-    forward_cpu.alphamed = True
     return forward_cpu
 
 

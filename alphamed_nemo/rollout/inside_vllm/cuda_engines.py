@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vllm.distributed.weight_transfer.base import WeightTransferEngine
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine, IPCWeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferUpdateInfo
 
@@ -31,12 +32,10 @@ class IpcUpdateInfo(IPCWeightTransferUpdateInfo):
     announced: list[list] | None = None
 
 
-class _Whole:
+class _Whole(WeightTransferEngine[Any, Any]):
     """In front of one of vLLM's engines: lets a whole update through, announced first, and nothing else."""
 
     supports_draft_weight_update = False
-    model: Any
-    model_config: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,7 +47,8 @@ class _Whole:
         forget(self.model)
         self.arrivals = None
 
-    def receive_weights(self, update_info: NcclUpdateInfo | IpcUpdateInfo) -> None:
+    def receive_weights(self, update_info: Any) -> None:
+        assert isinstance(update_info, NcclUpdateInfo | IpcUpdateInfo)  # made by `update_info_cls`
         if update_info.announced is not None:
             self._announce([(name, tuple(shape), dtype) for name, shape, dtype in update_info.announced])
             return

@@ -24,6 +24,7 @@ def main() -> None:
 
     cli_env_setup()
     args = make_arg_parser(FlexibleArgumentParser(description=__doc__)).parse_args()
+    assert args is not None  # vLLM's parser gives None where it fills a namespace of the caller's
     configure_logging_from_args(args)
     log_choices()
     command = ServeSubcommand()

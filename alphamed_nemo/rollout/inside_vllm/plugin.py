@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from functools import wraps
 
+from alphamed_nemo.rollout.inside_vllm.replaced import is_ours, ours
+
 
 def register() -> None:
     """Called by vLLM at start in the HTTP front, the engine and the workers; may run twice in one process."""
@@ -64,9 +66,10 @@ def _logprobs_before_top_p() -> None:
     from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
     original = TopKTopPSampler.__init__
-    if getattr(original, "alphamed", False):
+    if is_ours(original):
         return
 
+    @ours
     @wraps(original)
     def init(self, *args, **kwargs):
         original(self, *args, **kwargs)
@@ -80,7 +83,6 @@ def _logprobs_before_top_p() -> None:
 
         self.forward = before_top_p
 
-    init.alphamed = True
     TopKTopPSampler.__init__ = init
 
 
@@ -89,13 +91,13 @@ def _fork_engine() -> None:
     from vllm.platforms.cpu import CpuPlatform
 
     original = CpuPlatform.check_and_update_config.__func__
-    if getattr(original, "alphamed", False):
+    if is_ours(original):
         return
 
+    @ours
     @wraps(original)
     def check_and_update_config(cls, vllm_config):
         original(cls, vllm_config)
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 
-    check_and_update_config.alphamed = True
-    CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
+    setattr(CpuPlatform, original.__name__, classmethod(check_and_update_config))

@@ -28,6 +28,7 @@ def load_whole(model: nn.Module, model_config: ModelConfig, weights: Iterable[tu
         RuntimeError: a layer with weights of its own received none. The others are new by then, so the server must be
             refitted or restarted.
     """
+    assert callable(model.load_weights), f"{type(model).__name__} is not a model of vLLM's"
     initialize_layerwise_reload(model)
     try:
         # Rounded first: some kernels keep a bias in float32, where it would stay more exact than in a server that was

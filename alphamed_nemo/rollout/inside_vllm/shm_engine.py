@@ -106,6 +106,7 @@ class SharedMemoryEngine(WeightTransferEngine[SegmentInfo, TensorsInfo]):
 
     def _mapped(self) -> torch.Tensor:
         """The whole segment, mapped anew where it is another one or has grown."""
+        assert self.descriptor is not None, "start_weight_update refuses an update without a segment"
         size = os.fstat(self.descriptor).st_size
         if self.segment is None or len(self.segment) != size:
             self.segment = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
