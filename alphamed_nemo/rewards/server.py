@@ -179,7 +179,9 @@ def read_config(path: Path) -> RewardConfig:
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[RewardConfig, Limits]:
     """Settings from the command line over those of --config over the defaults. Exits with 2 on a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m alphamed_nemo.rewards.server", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m alphamed_nemo.rewards.server", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--config", type=Path, help="config.yaml of a run; its section reward is used")
     parser.add_argument("--host", help="address to bind; keep it to loopback or the job's private interface")
     parser.add_argument("--port", type=int)

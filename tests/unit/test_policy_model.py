@@ -16,6 +16,13 @@ SIZES = {
     "intermediate_size": 96,
     "vocab_size": 101,
 }
+SWITCHES = {  # model.fusions → Megatron's
+    "rope": "apply_rope_fusion",
+    "bias_activation": "bias_activation_fusion",
+    "bias_dropout": "bias_dropout_fusion",
+    "masked_softmax": "masked_softmax_fusion",
+    "gradient_accumulation": "gradient_accumulation_fusion",
+}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -52,13 +59,13 @@ def test_fusions_that_move_log_probs_are_off():
         ({"fp8": "e4m3", "fp8_recipe": "current"}, {"fp8": "e4m3", "fp8_recipe": "tensorwise"}),
         ({"fp8": "e4m3", "fp8_recipe": "blockwise"}, {"fp8": "e4m3", "fp8_recipe": "blockwise"}),
     ]
-    + [({"fusions": [name]}, {switch: True}) for name, switch in FUSIONS.items() if name != "rope"],
+    + [({"fusions": [name]}, {switch: True}) for name, switch in SWITCHES.items() if name != "rope"],
 )
 def test_settings_reach_megatron(settings, expected):
     config = transformer_config(LlamaConfig(**SIZES), ModelConfig(dtype="float32", **settings), ParallelConfig())
     assert {name: getattr(config, name) for name in expected} == expected
-    on = {switch for switch in FUSIONS.values() if getattr(config, switch)}
-    assert on == {FUSIONS[name] for name in settings.get("fusions", [])}
+    on = {switch for switch in SWITCHES.values() if getattr(config, switch)}
+    assert on == {SWITCHES[name] for name in settings.get("fusions", [])}
 
 
 def test_the_local_layers_refuse_the_rope_fusion():

@@ -14,7 +14,6 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-
 _MARK = "sequence_parallel"  # Megatron's, on parameters
 
 

@@ -23,7 +23,7 @@ def register() -> None:
         if isinstance(layer, ParallelLMHead):
             original(self, layer)
         else:
-            # Right where a model does multiply by it, only slower. No parameter or module, which torch's setattr is for.
+            # Right where a model does multiply by it, only slower. Neither a parameter nor a module of the layer.
             object.__setattr__(layer, "cpu_linear", torch.nn.functional.linear)
 
     UnquantizedEmbeddingMethod.process_weights_after_loading = process_weights_after_loading
