@@ -31,6 +31,7 @@ import psutil
 import torch
 
 from alphamed_nemo.config import Config, ParallelConfig
+from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_server
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.processor import this_processor
@@ -47,7 +48,7 @@ from benchmarks.workload import Layout, model_folder, run_config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PROMPTS, SAMPLES, TOKENS = 16, 8, 64
-DTYPES = ("float32", "bfloat16")
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SHARDED = Layout("TP 2 × PP 2", ParallelConfig(tensor=2, pipeline=2), 2)
 ONE_RANK = Layout("one rank", ParallelConfig(), 1)
 REFITS = (  # four ranks and vLLM with a billion parameters each take more than 24 GB
@@ -76,7 +77,7 @@ class Bench:
 
     def config(
         self,
-        dtype: str,
+        dtype: Dtype,
         layout: Layout | None = None,
         model: str = "7M",
         samples: int = SAMPLES,

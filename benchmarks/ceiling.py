@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from alphamed_nemo.config import GrpoConfig, ModelConfig, OptimConfig, ParallelConfig
+from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.grpo.aggregation import BatchTotals
 from alphamed_nemo.grpo.loss import GrpoLoss
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
@@ -106,7 +107,7 @@ def bare_seconds(found: list[Product], dtype: torch.dtype) -> float:
     return total
 
 
-def main(model: str, dtype: str, repeats: int) -> dict:
+def main(model: str, dtype: Dtype, repeats: int) -> dict:
     ranks = int(os.environ["WORLD_SIZE"])
     config = ModelConfig(path=model, dtype=dtype)
     policy = MegatronPolicy(config, ParallelConfig(data=ranks), OptimConfig(lr=1e-6), model)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.recipe import composed
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.data.prompts import encode_prompt, sent_prompt
@@ -28,7 +29,7 @@ def smollm2(models: Path) -> Path:
     return fetch_smollm2(models / NAME)
 
 
-def run_config(folder: Path, name: str, model: Path, dtype: str, engines: int) -> Config:
+def run_config(folder: Path, name: str, model: Path, dtype: Dtype, engines: int) -> Config:
     """`experiment=smollm2` on all of the bank's questions, of which a step trains on every response, as TRL's does."""
     cfg = composed("train_grpo", ["experiment=smollm2"])
     cfg.run.dir, cfg.run.name, cfg.run.loggers = str(folder), name, []

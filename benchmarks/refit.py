@@ -16,15 +16,17 @@ import torch
 import torch.distributed as dist
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig, RolloutConfig
+from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.weights import hf_shapes
+from alphamed_nemo.policy.weights.stream import of_rank0
 from alphamed_nemo.rollout.refit import WeightTransfer
 from alphamed_nemo.rollout.update_manifest import Manifest
 
 KEY = "ALPHAMED_ROLLOUT_API_KEY"
 
 
-def main(model: str, dtype: str, tensor: int, pipeline: int, url: str, repeats: int) -> dict | None:
+def main(model: str, dtype: Dtype, tensor: int, pipeline: int, url: str, repeats: int) -> dict | None:
     parallel = ParallelConfig(tensor=tensor, pipeline=pipeline)
     policy = MegatronPolicy(ModelConfig(path=model, dtype=dtype), parallel, None, model)
     manifest = Manifest(hf_shapes(policy.hf_config), dtype)
@@ -38,7 +40,7 @@ def main(model: str, dtype: str, tensor: int, pipeline: int, url: str, repeats: 
             for _ in weights:
                 pass
         else:
-            size = transfer.refit(weights, version).bytes
+            size = transfer.refit(of_rank0(weights), version).bytes
             if version > 1:  # the first maps the segment's pages
                 seconds.append(time.perf_counter() - started)
                 copies.append(_copy_seconds(size))

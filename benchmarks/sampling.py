@@ -28,10 +28,10 @@ class Watched(RolloutClient):
         super().__init__(*args)
         self.requests: list[tuple[float, float]] = []
 
-    def _choices(self, *args) -> list[dict]:
+    def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[dict]:
         started = time.perf_counter()
         try:
-            return super()._choices(*args)
+            return super()._choices(body, waiting_for, n, headers)
         finally:
             self.requests.append((started, time.perf_counter()))
 
@@ -51,7 +51,7 @@ def measure_sampling(repeats: int) -> list[Row]:
     cfg.model.path, cfg.model.max_length, cfg.data.prompt = str(TOKENIZER), 192, "tiny"
     cfg.label.samples, cfg.evaluate.samples, cfg.evaluate.protocol = 5, 1, "boxed"
     cfg.label.max_new_tokens = cfg.evaluate.max_new_tokens = 48
-    questions, _ = embedded_bank(QUESTIONS, 0)
+    questions, *_ = embedded_bank(QUESTIONS, 0)
     shares: dict[str, list[float]] = {"labelling": [], "evaluation": []}
     with tempfile.TemporaryDirectory() as name, Launcher(Path(name)) as launcher:
         rollout_client(cfg, launcher, cfg.model.path).warm_up()

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config, ParallelConfig
+from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.data.question import Question
 
@@ -74,7 +75,7 @@ def model_folder(folder: Path, name: str, dtype: str) -> Path:
 def long_questions(count: int) -> list[Question]:
     """Questions whose prompts are the first 100 tokens long or a few more: a context of other questions goes before."""
     tokenizer, rng = AutoTokenizer.from_pretrained(TOKENIZER), random.Random(0)
-    bank, _ = embedded_bank(count + 16, 0)
+    bank, *_ = embedded_bank(count + 16, 0)
     settings = Config().data
     settings.prompt = "tiny"
     questions = []
@@ -102,7 +103,7 @@ class Layout:
 
 
 def run_config(
-    folder: Path, name: str, model: Path, dtype: str, layout: Layout, prompts: int, samples: int, tokens: int
+    folder: Path, name: str, model: Path, dtype: Dtype, layout: Layout, prompts: int, samples: int, tokens: int
 ) -> Config:
     """A run of GRPO on one machine, its step being `prompts` × `samples` responses of `tokens` tokens at most."""
     cfg = Config()

@@ -6,10 +6,10 @@ goes to its place at once, and none is kept.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ def _write_file(
             del tensor  # the stream makes the next one
 
 
-def _write_tensor(file: BinaryIO, tensor: Tensor, dtype: torch.dtype) -> None:
+def _write_tensor(file: io.BufferedWriter, tensor: Tensor, dtype: torch.dtype) -> None:
     for piece in tensor.detach().reshape(-1).split(_PIECE):
         file.write(piece.to("cpu", dtype).view(torch.uint8).numpy())
 

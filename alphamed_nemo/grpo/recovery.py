@@ -11,14 +11,13 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
-from typing import cast
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.grpo.collect import Collected, Collector, SamplingError
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.refit_check import RefitCheck
 from alphamed_nemo.policy.policy import MegatronPolicy
-from alphamed_nemo.rollout.carriers.base import Weights
+from alphamed_nemo.policy.weights.stream import of_rank0
 from alphamed_nemo.rollout.connection import Lost, RolloutError, RolloutLost
 from alphamed_nemo.rollout.refit import WeightTransfer
 
@@ -134,7 +133,7 @@ class RolloutPlane:
             try:
                 if wait:
                     self.servers.transfer.connection.wait_ready(self.cfg.run.component_timeout_s)
-                self.servers.transfer.refit(cast(Weights, weights), version)  # on this rank, whole ones
+                self.servers.transfer.refit(of_rank0(weights), version)
             except RolloutLost as error:
                 problem = Lost(str(error))
         for _ in weights:  # gathering them takes every rank, to the last of them

@@ -223,7 +223,8 @@ def rope_frequencies(hf_config: Any) -> torch.Tensor:
 def _chunk(hf_config: Any, model: ModelConfig, config: TransformerConfig, vp_stage: int | None) -> PolicyGPTModel:
     return PolicyGPTModel(
         config=config,
-        transformer_layer_spec=_layer_spec(config, vp_stage),
+        # Megatron's annotation leaves out the whole block's spec, which its own builders return and its decoder takes.
+        transformer_layer_spec=_layer_spec(config, vp_stage),  # pyright: ignore[reportArgumentType]
         vocab_size=padded_vocab_size(hf_config.vocab_size, config.tensor_model_parallel_size),
         max_sequence_length=model.max_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -260,7 +261,7 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
         attention.q_layernorm = attention.k_layernorm = PackedRMSNorm
     _parts(parts.mlp, MLPSubmodules).activation_func = SwiGLU
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=PackedRMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=ModuleSpec(module=PackedRMSNorm))
 
 
 def _parts(spec: object, kind: type[T]) -> T:

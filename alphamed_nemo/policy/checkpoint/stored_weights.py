@@ -11,6 +11,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories
+from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
 from alphamed_nemo.policy.checkpoint import manifest
@@ -30,7 +31,7 @@ class CheckpointWeights:
         CheckpointError: the folder is damaged (sizes are compared, checksums are not), or holds another model.
     """
 
-    def __init__(self, skeleton: torch.nn.Module, folder: str | Path) -> None:
+    def __init__(self, skeleton: GPTModel, folder: str | Path) -> None:
         self.folder = Path(folder)
         if problems := manifest.damage(self.folder, checksums=False):
             raise CheckpointError(f"{self.folder}: {'; '.join(problems)}")

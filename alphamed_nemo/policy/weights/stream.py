@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -74,6 +74,11 @@ def stream_hf(
         yield from _receive(held, table, parts, dtype)
     else:
         yield from _send(held, table, parts, dtype)
+
+
+def of_rank0(weights: Iterator[tuple[str, Tensor | None]]) -> Iterator[tuple[str, Tensor]]:
+    """The same iterator, as rank 0 sees it: with every tensor."""
+    return cast(Iterator[tuple[str, Tensor]], weights)
 
 
 def _exchange_parts(held: dict[Entry, Bound], table: WeightTable) -> list[list[_Part]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -27,8 +28,9 @@ log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows no other loggers than 
 
 def register() -> None:
     """Once a process."""
-    import vllm.kernels  # noqa: F401  (loads the kernels)
     from vllm import ir
+
+    import_module("vllm.kernels")  # loads the kernels
 
     if CPU_NORM in ir.ops.rms_norm.impls:
         return

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.distributed.weight_transfer.base import WeightTransferEngine
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine, IPCWeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferUpdateInfo
 
@@ -32,10 +31,12 @@ class IpcUpdateInfo(IPCWeightTransferUpdateInfo):
     announced: list[list] | None = None
 
 
-class _Whole(WeightTransferEngine[Any, Any]):
+class _Whole:
     """In front of one of vLLM's engines: lets a whole update through, announced first, and nothing else."""
 
     supports_draft_weight_update = False
+    model: Any
+    model_config: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,20 +57,24 @@ class _Whole(WeightTransferEngine[Any, Any]):
             raise RuntimeError("weights of an update that was not announced; the old weights serve on")
         for found in zip(update_info.names, map(tuple, update_info.shapes), update_info.dtype_names, strict=True):
             self.arrivals.take(*found)
-        super().receive_weights(update_info)
+        self._vllm().receive_weights(update_info)
 
     def finish_weight_update(self) -> None:
         if self.arrivals is None:
             raise RuntimeError("finish_weight_update before an update: the weights have not changed")
         self.arrivals.finish()
         untouched = untouched_layers(self.model)
-        super().finish_weight_update()
+        self._vllm().finish_weight_update()
         process_shared(self.model, untouched)
         self.arrivals = None
 
+    def _vllm(self) -> Any:
+        """vLLM's engine, which comes after this class in those below."""
+        return super()
+
     def _announce(self, found: list[tuple[str, tuple[int, ...], str]]) -> None:
         check_manifest(self.manifest, found)
-        super().start_weight_update()
+        self._vllm().start_weight_update()
         self.arrivals = Arrivals(Manifest({name: shape for name, shape, _ in found}, found[0][2]))
 
 
