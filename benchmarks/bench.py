@@ -51,7 +51,9 @@ PROMPTS, SAMPLES, TOKENS = 16, 8, 64
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SHARDED = Layout("TP 2 × PP 2", ParallelConfig(tensor=2, pipeline=2), 2)
 ONE_RANK = Layout("one rank", ParallelConfig(), 1)
-REFITS = (  # four ranks and vLLM with a billion parameters each take more than 24 GB
+REFITS: tuple[
+    tuple[str, Dtype, tuple[Layout, ...]], ...
+] = (  # four ranks and vLLM with a billion parameters each take more than 24 GB
     ("7M", "float32", (ONE_RANK, SHARDED)),
     ("135M", "float32", (ONE_RANK, SHARDED)),
     ("1B", "bfloat16", (ONE_RANK,)),
@@ -72,7 +74,7 @@ class Bench:
         self.folder, self.kept, self.repeats = folder, kept, repeats
         self.runs = 0
         self.cores = sorted(os.sched_getaffinity(0))
-        self.dtypes = [dtype for dtype in DTYPES if dtype == "float32" or this_processor().has_bfloat16]
+        self.dtypes: list[Dtype] = [dtype for dtype in DTYPES if dtype == "float32" or this_processor().has_bfloat16]
         self.best = Layout.one_a_core(len(self.cores))
 
     def config(

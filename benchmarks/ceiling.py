@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -147,6 +148,6 @@ def main(model: str, dtype: Dtype, repeats: int) -> dict:
 
 
 if __name__ == "__main__":
-    measured = main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    measured = main(sys.argv[1], cast(Dtype, sys.argv[2]), int(sys.argv[3]))
     if dist.get_rank() == 0:
         Path(sys.argv[4]).write_text(json.dumps(measured))

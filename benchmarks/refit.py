@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -56,6 +57,8 @@ def _copy_seconds(size: int) -> float:
 
 
 if __name__ == "__main__":
-    found = main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5], int(sys.argv[6]))
+    found = main(
+        sys.argv[1], cast(Dtype, sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5], int(sys.argv[6])
+    )
     if found is not None:
         Path(sys.argv[7]).write_text(json.dumps(found))

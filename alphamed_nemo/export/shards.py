@@ -97,7 +97,7 @@ def _write_file(
 
 def _write_tensor(file: io.BufferedWriter, tensor: Tensor, dtype: torch.dtype) -> None:
     for piece in tensor.detach().reshape(-1).split(_PIECE):
-        file.write(piece.to("cpu", dtype).view(torch.uint8).numpy())
+        file.write(piece.to("cpu", dtype).view(torch.uint8).numpy().data)
 
 
 def _layout(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> tuple[bytes, dict[str, int]]:
