@@ -51,9 +51,8 @@ PROMPTS, SAMPLES, TOKENS = 16, 8, 64
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 SHARDED = Layout("TP 2 × PP 2", ParallelConfig(tensor=2, pipeline=2), 2)
 ONE_RANK = Layout("one rank", ParallelConfig(), 1)
-REFITS: tuple[
-    tuple[str, Dtype, tuple[Layout, ...]], ...
-] = (  # four ranks and vLLM with a billion parameters each take more than 24 GB
+# Four ranks and vLLM with a billion parameters each take more than 24 GB.
+REFITS: tuple[tuple[str, Dtype, tuple[Layout, ...]], ...] = (
     ("7M", "float32", (ONE_RANK, SHARDED)),
     ("135M", "float32", (ONE_RANK, SHARDED)),
     ("1B", "bfloat16", (ONE_RANK,)),
