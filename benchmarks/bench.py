@@ -135,12 +135,16 @@ class Bench:
             seconds: dict[str, list[float]] = defaultdict(list)
             memory: dict[str, list[float]] = defaultdict(list)
             for turn in range(2):
-                for engines in sorted({1, len(self.cores)}):
+                configs = {
+                    engines: real_model.run_config(self.folder, f"{dtype}-{engines}-{turn}", model, dtype, engines)
+                    for engines in sorted({1, len(self.cores)})
+                }
+                for engines, cfg in configs.items():
                     name = f"one rank, {engines} of vLLM"
-                    cfg = real_model.run_config(self.folder, f"{dtype}-{engines}-{turn}", model, dtype, engines)
                     with peak_memory() as memory_of_run:
                         seconds[name] += [step["step"] for step in measure_steps(cfg, steps)]
                     memory[name] += memory_of_run
+                cfg = configs[1]
                 prompts = real_model.write_prompts(self.folder / "bank-prompts.json", cfg)
                 asked = (cfg.grpo.samples_per_question, cfg.rollout.max_new_tokens, real_model.ROWS_A_PASS)
                 with peak_memory() as memory_of_run:

@@ -179,7 +179,7 @@ def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arg
 def test_check_stops_at_what_fails_first(clone: Clone) -> None:
     assert clone.run("check", "-x")[0] == 0
     ran = [call for call in clone.calls() if call.startswith("ran -m")]
-    assert [call.split()[2] for call in ran] == ["ruff", "ruff", "pytest"]
+    assert [call.split()[2] for call in ran] == ["ruff", "ruff", "basedpyright", "pytest"]
     assert ran[-1].endswith("tests/unit -x")
     assert clone.run("check", STATUS="3")[0] == 3
     assert [call.split()[2] for call in clone.calls()] == ["ruff"]
