@@ -1,7 +1,7 @@
 """What a run needs and takes, before it is submitted: memory by part, time by phase, and what would make it fit.
 
     python recipes/plan.py experiment=grpo_8b
-    python recipes/plan.py experiment=grpo_8b parallel=8b_64 plan.gpu=h100
+    python recipes/plan.py experiment=grpo_8b parallel.data=32 plan.gpu=h100
     python recipes/plan.py experiment=published/nemo_rl_8b  # a published step, to compare with
     python recipes/plan.py experiment=grpo_8b plan.table=true  # the fastest layouts of every model
 

@@ -25,6 +25,8 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
 KlEstimator = Literal["k1", "k2", "k3"]
 Correction = Literal["none", "tis_token", "tis_sequence", "icepop", "sequence_mask"]
 Curriculum = Literal["none", "easy_first"]
+GpuType = Literal["h100", "h200"]
+Offload = Literal["none", "optimizer", "all"]
 
 
 def names(choice: Any) -> tuple[str, ...]:

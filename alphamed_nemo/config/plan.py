@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from alphamed_nemo.config.choices import GpuType, Offload
+
 NEMO_RL_959 = "NVIDIA-NeMo/RL issue 959"
 
 
@@ -21,7 +23,7 @@ class PlanConfig:
     """The cluster and the assumptions. What the run itself does comes from the other groups."""
 
     # The cluster
-    gpu: str = "h200"  # h100 | h200: see plan/hardware.py
+    gpu: GpuType = "h200"  # its memory and speeds: plan/hardware.py
     gpus: int = 0  # of trainer and rollouts together; 0: as many as `parallel` and `rollout_nodes` ask for
     gpus_per_node: int = 8
     rollout_nodes: int = 0  # nodes for rollouts alone; 0: rollouts share the trainer's GPUs
@@ -33,7 +35,7 @@ class PlanConfig:
     host_memory_gib: float = 2048.0  # of a node
 
     # What is not the trainer's to do: it keeps its states on shared GPUs. For plans of other systems.
-    offload_while_generating: str = "none"  # none | optimizer (and gradients) | all
+    offload_while_generating: Offload = "none"  # optimizer: and gradients
 
     # What the recipe shows
     table: bool = False  # the fastest layouts of every model of plan/models on 8 to 128 GPUs

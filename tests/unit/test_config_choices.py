@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 
 from alphamed_nemo.answers.protocols import PROTOCOLS
-from alphamed_nemo.config.choices import EvaluationProtocol, Fp8Recipe, Fusion, Prompt, Protocol, Recompute, names
+from alphamed_nemo.config.choices import (
+    EvaluationProtocol,
+    Fp8Recipe,
+    Fusion,
+    GpuType,
+    Prompt,
+    Protocol,
+    Recompute,
+    names,
+)
 from alphamed_nemo.data.prompts import TEMPLATES
 from alphamed_nemo.evaluation.grading import FIRST_OR_LAST
+from alphamed_nemo.plan.hardware import GPUS
 from alphamed_nemo.policy.model import FP8_RECIPES, FUSIONS, RECOMPUTE
 
 
@@ -22,8 +32,9 @@ from alphamed_nemo.policy.model import FP8_RECIPES, FUSIONS, RECOMPUTE
         (Recompute, RECOMPUTE),
         (Fp8Recipe, FP8_RECIPES),
         (Fusion, FUSIONS),
+        (GpuType, GPUS),
     ],
-    ids=["prompt", "evaluation protocol", "recompute", "fp8 recipe", "fusion"],
+    ids=["prompt", "evaluation protocol", "recompute", "fp8 recipe", "fusion", "GPU"],
 )
 def test_every_choice_has_its_row_and_every_row_can_be_chosen(choice: Any, table: Iterable[str]) -> None:
     assert set(names(choice)) == set(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import product
 from statistics import fmean
 
 import pytest
@@ -18,7 +17,10 @@ from alphamed_nemo.plan.lengths import make_workload
 from alphamed_nemo.plan.prediction import Plan, make_plan
 from alphamed_nemo.plan.text import change_text, plan_text
 
-LAYOUTS = sorted(path.stem for path in (CONF / "parallel").glob("*b_*.yaml"))
+# experiment, layout of conf/parallel, data-parallel copies: the trainer's GPUs from 8 to 128
+LAYOUTS = [(f"grpo_{size}", "tp2", copies) for size in ("3b", "7b", "8b") for copies in (4, 8, 16, 32)]
+LAYOUTS += [("grpo_3b", "tp2", 64), ("grpo_7b", "tp4", 32), ("grpo_8b", "tp4", 32)]
+LAYOUTS += [("grpo_70b", "tp8_pp4", 1), ("grpo_70b", "tp8_pp2", 4), ("grpo_70b", "tp8_pp2", 8)]
 
 
 def experiment(name: str, *overrides: str) -> Config:
@@ -67,15 +69,22 @@ def test_the_published_settings_leave_every_efficiency_at_its_default() -> None:
         }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("layout", "gpu"),
-    [(layout, gpu) for layout, gpu in product(LAYOUTS, ("h100", "h200")) if (layout, gpu) != ("70b_16", "h100")],
-)  # that one is for H200 only, as its file says
-def test_every_layout_of_conf_fits(layout: str, gpu: str) -> None:
-    size, gpus = layout.split("_")
-    plan = planned(f"grpo_{size}", f"parallel={layout}", f"plan.gpu={gpu}")
+@pytest.mark.parametrize("gpu", ["h100", "h200"])
+@pytest.mark.parametrize(("name", "layout", "copies"), LAYOUTS)
+def test_every_layout_of_conf_fits(name: str, layout: str, copies: int, gpu: str) -> None:
+    plan = planned(name, f"parallel={layout}", f"parallel.data={copies}", f"plan.gpu={gpu}")
     assert plan.problems == ()
-    assert plan.cluster.trainer_gpus == int(gpus)
+
+
+def test_70b_fits_on_16_h200_alone() -> None:
+    layout = ("parallel=tp8_pp2", "parallel.data=1", "parallel.virtual_pipeline=2")
+    assert planned("grpo_70b", *layout, "plan.gpu=h200").problems == ()
+    assert not planned("grpo_70b", *layout, "plan.gpu=h100").fits
+
+
+def test_every_layout_of_conf_is_tested() -> None:
+    written = {path.stem for path in (CONF / "parallel").glob("*.yaml")}
+    assert written == {layout for _, layout, _ in LAYOUTS} | {"tp2_pp2"}  # the miniature's
 
 
 def test_responses_have_the_mean_that_was_asked_for_and_the_longest_is_cut() -> None:
@@ -135,7 +144,7 @@ def test_staleness_hides_the_shorter_of_rollouts_and_training() -> None:
 
 
 def test_what_does_not_fit_is_said_with_changes_that_make_it_fit() -> None:
-    plan = planned("grpo_70b", "parallel=70b_16", "plan.gpu=h100")
+    plan = planned("grpo_70b", "parallel=tp8_pp2", "parallel.data=1", "plan.gpu=h100")
     assert not plan.fits and plan.problems[0].startswith("training: pipeline stage 0 of 2 needs")
     advice = advise(plan)
     assert advice
@@ -169,14 +178,12 @@ def test_every_assumption_is_printed_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("plan.gpu=a100", "plan.gpu: found 'a100', expected one of h100, h200"),
         ("plan.gpus=24", "plan.gpus: found 24, but parallel has .* = 16 ranks"),
         ("parallel.tensor=3", "parallel.tensor: 3 does not divide the model's 32 attention heads"),
         ("parallel.pipeline=5", "parallel.pipeline: 5 stages do not divide the model's 32 layers"),
         ("parallel.sequence=true", "parallel.sequence: needs parallel.tensor of 2 or more"),
         ("rollout.tensor=3", "rollout.tensor: 3 does not divide"),
         ("grpo.tokens_per_microbatch=1024", "grpo.tokens_per_microbatch: 1024 is less than the longest"),
-        ("plan.offload_while_generating=some", "plan.offload_while_generating: found 'some'"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(override: str, message: str) -> None:
