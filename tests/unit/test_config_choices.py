@@ -11,7 +11,6 @@ from alphamed_nemo.answers.protocols import PROTOCOLS
 from alphamed_nemo.config.choices import (
     EvaluationProtocol,
     Fp8Recipe,
-    Fusion,
     GpuType,
     Prompt,
     Protocol,
@@ -21,7 +20,7 @@ from alphamed_nemo.config.choices import (
 from alphamed_nemo.data.prompts import TEMPLATES
 from alphamed_nemo.evaluation.grading import FIRST_OR_LAST
 from alphamed_nemo.plan.hardware import GPUS
-from alphamed_nemo.policy.model import FP8_RECIPES, FUSIONS, RECOMPUTE
+from alphamed_nemo.policy.model import FP8_RECIPES, RECOMPUTE
 
 
 @pytest.mark.parametrize(
@@ -31,10 +30,9 @@ from alphamed_nemo.policy.model import FP8_RECIPES, FUSIONS, RECOMPUTE
         (EvaluationProtocol, [*names(Protocol), FIRST_OR_LAST]),
         (Recompute, RECOMPUTE),
         (Fp8Recipe, FP8_RECIPES),
-        (Fusion, FUSIONS),
         (GpuType, GPUS),
     ],
-    ids=["prompt", "evaluation protocol", "recompute", "fp8 recipe", "fusion", "GPU"],
+    ids=["prompt", "evaluation protocol", "recompute", "fp8 recipe", "GPU"],
 )
 def test_every_choice_has_its_row_and_every_row_can_be_chosen(choice: Any, table: Iterable[str]) -> None:
     assert set(names(choice)) == set(table)

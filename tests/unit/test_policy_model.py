@@ -4,6 +4,7 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
+from alphamed_nemo.config.choices import Fusion, names
 from alphamed_nemo.policy.model import padded_vocab_size, rope_frequencies, spec_name, transformer_config
 from alphamed_nemo.policy.runtime import check, initialize
 from tests.spawn import spawn
@@ -59,7 +60,7 @@ def test_fusions_that_move_log_probs_are_off():
         ({"fp8": "e4m3", "fp8_recipe": "current"}, {"fp8": "e4m3", "fp8_recipe": "tensorwise"}),
         ({"fp8": "e4m3", "fp8_recipe": "blockwise"}, {"fp8": "e4m3", "fp8_recipe": "blockwise"}),
     ]
-    + [({"fusions": [name]}, {switch: True}) for name, switch in SWITCHES.items() if name != "rope"],
+    + [({"fusions": [name]}, {SWITCHES[name]: True}) for name in names(Fusion) if name != "rope"],
 )
 def test_settings_reach_megatron(settings, expected):
     config = transformer_config(LlamaConfig(**SIZES), ModelConfig(dtype="float32", **settings), ParallelConfig())
