@@ -9,9 +9,8 @@
 
 STOP='' DIED=''
 declare -A PID=() RESTARTS=() # of each step: its srun, and how often it may still be started again
-declare -A URL=() WITHIN=() PATIENCE=() READY=() BAD=() ENDING=() # of each server: health, limits, how it has been
-SICK=5 # seconds: a server that answers with an error (vLLM without its engine) is ended after so long
-GRACE=20 # seconds for a step to end after SIGTERM
+declare -A URL=() READY_WITHIN=() SILENT_WITHIN=() SICK_WITHIN=() ENDS_WITHIN=() # of each step: health, limits
+declare -A READY=() BAD=() ENDING=() # of each server: how it has been
 SERVERS=()
 MAX_STALLED=3 # attempts in a row that save nothing new, before the job gives up
 SERVER_DIED=70 NOT_COMPLETE=75
@@ -74,20 +73,21 @@ start() { # NAME: a step in the background
 }
 
 start_servers() { # returns when all are ready, one cannot be had, or the job was asked to stop
-    local name health seconds restarts patience deadline
-    while IFS=$'\t' read -r name health seconds restarts patience <&3; do
-        URL[$name]=$health WITHIN[$name]=$seconds PATIENCE[$name]=$patience
+    local name health restarts ready silent sick ends deadline
+    while IFS=$'\t' read -r name health restarts ready silent sick ends <&3; do
+        URL[$name]=$health READY_WITHIN[$name]=$ready SILENT_WITHIN[$name]=$silent
+        SICK_WITHIN[$name]=$sick ENDS_WITHIN[$name]=$ends
         RESTARTS[$name]=0 # one that has never been ready would fail the same way again
         if [[ $health == - ]]; then continue; fi
         SERVERS+=("$name")
         start "$name"
     done 3<"$ATTEMPT/steps"
-    while IFS=$'\t' read -r name health seconds restarts patience <&3; do
-        deadline=$((SECONDS + seconds))
+    while IFS=$'\t' read -r name health restarts ready _ <&3; do
+        deadline=$((SECONDS + ready))
         until [[ $health == - ]] || answers "$health"; do
             if [[ -n $STOP ]] || ! check_servers; then return; fi
             if ((SECONDS > deadline)); then
-                DIED="$name was not ready within $seconds s ($health did not answer 200; run.component_timeout_s)"
+                DIED="$name was not ready within $ready s ($health did not answer 200; run.component_timeout_s)"
                 return
             fi
             pause
@@ -113,13 +113,13 @@ end_the_unwell() { # a server that hangs, or says that it is not well: check_ser
             continue
         fi
         BAD[$name]=${BAD[$name]:-$SECONDS}
-        limit=${WITHIN[$name]}
-        if [[ -n ${READY[$name]} ]]; then limit=${PATIENCE[$name]}; fi
-        if [[ -n ${READY[$name]} && $code != 000 ]]; then limit=$SICK; fi
+        limit=${READY_WITHIN[$name]}
+        if [[ -n ${READY[$name]} ]]; then limit=${SILENT_WITHIN[$name]}; fi
+        if [[ -n ${READY[$name]} && $code != 000 ]]; then limit=${SICK_WITHIN[$name]}; fi
         if ((SECONDS - BAD[$name] > limit)) && alive "$name"; then
             say "$name: ${URL[$name]} has not answered 200 for $limit s (last status $code)"
             # Its wrapper (child.py) kills and clears away what is left; one that hangs itself goes the second time.
-            BAD[$name]=$((SECONDS + GRACE))
+            BAD[$name]=$((SECONDS + ENDS_WITHIN[$name]))
             signal_step "$name" "${ENDING[$name]:-TERM}"
             ENDING[$name]=KILL
         fi
@@ -163,9 +163,10 @@ signal_step() { # NAME SIGNAL. By scancel: srun, if signalled itself, kills its 
 }
 
 stop_steps() { # everything that was started; leaves nothing running
-    local name deadline=$((SECONDS + GRACE)) running
+    local name deadline=$SECONDS running
     for name in "${!PID[@]}"; do
         if alive "$name"; then signal_step "$name" TERM; fi
+        if ((SECONDS + ENDS_WITHIN[$name] > deadline)); then deadline=$((SECONDS + ENDS_WITHIN[$name])); fi
     done
     while ((SECONDS < deadline)); do
         running=

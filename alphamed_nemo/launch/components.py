@@ -15,6 +15,7 @@ from alphamed_nemo.processor import Processor, this_processor
 from alphamed_nemo.rollout.vllm_command import engine_threads, new_api_key, vllm_command
 
 LOOPBACK = "127.0.0.1"
+CLEAR_S = 10
 
 # For trainer ranks. glibc gives large blocks back to the system as soon as they are freed and takes them again, page by
 # page, for the next activation: a fifth of a training step on CPU. Kept instead, up to 4 GiB. Not for vLLM: a refit
@@ -35,8 +36,9 @@ class Component:
         health: URL that answers 200 once it is ready; empty: ready as soon as it runs.
         ready_within_s: limit for becoming ready.
         grace_s: time between SIGTERM and SIGKILL.
-        restarts: how often it may be started again after it ended, or hung, once it had been ready.
+        restarts: how often it may be started again after it ended, or hung, once it has been ready for the first time.
         silent_within_s: a component without an answer for this many seconds counts as hanging.
+        sick_within_s: one that answers with an error (a vLLM whose engine has died does) for so long is given up.
     """
 
     name: str
@@ -47,6 +49,12 @@ class Component:
     grace_s: int = 10
     restarts: int = 0
     silent_within_s: float = 60.0
+    sick_within_s: float = 5.0
+
+    @property
+    def ends_within_s(self) -> int:
+        """From SIGTERM until nothing of it is left, the time for its wrapper to clear away included."""
+        return self.grace_s + CLEAR_S
 
 
 def free_port(host: str = LOOPBACK) -> int:

@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 HEALTH_EVERY_S = 1.0
-SICK_S = 5.0
-KILL_S = 10  # on top of a component's grace, for the wrapper to clear away what is left
 LOG_LINES = 30  # of a failed component, shown in the error
 
 
@@ -38,6 +36,7 @@ class Running:
         component: what was started.
         process: its wrapper.
         ready: it has answered since it was started.
+        proven: it was ready once, in this life or an earlier one.
         asked: when its health was last asked for.
         silent_since: when it was first asked in vain, after its last good answer or its start.
         sick: its last answer was an error: a vLLM whose engine has died says so, and stays.
@@ -46,6 +45,7 @@ class Running:
     component: Component
     process: subprocess.Popen
     ready: bool
+    proven: bool
     asked: float = field(default_factory=time.monotonic)
     silent_since: float | None = None
     sick: bool = False
@@ -119,7 +119,7 @@ class Launcher:
     def check(self, leave_out: str = "") -> None:
         """Starts components anew that have ended, or hang, where they may be.
 
-        One that has never been ready is not started again: it would fail the same way.
+        One that has never been ready, in any of its lives, is not started again: it would fail the same way.
 
         Raises:
             ComponentError: a component has ended, hangs or does not become ready, and may not be started again.
@@ -128,12 +128,12 @@ class Launcher:
             if name == leave_out or not (problem := self._problem(running)):
                 continue
             component = running.component
-            if not running.ready or self.restarted[name] >= component.restarts:
+            if not running.proven or self.restarted[name] >= component.restarts:
                 raise ComponentError(f"{name} {problem}\n{self.tail(name)}")
             self.restarted[name] += 1
             log.warning("%s %s: restart %d of %d", name, problem, self.restarted[name], component.restarts)
             self._end(running)
-            self.running[name] = self._spawn(component)
+            self.running[name] = self._spawn(component, proven=True)
 
     def _problem(self, running: Running) -> str:
         """What is wrong with it, or nothing."""
@@ -143,7 +143,7 @@ class Launcher:
         if component.health and now - running.asked >= HEALTH_EVERY_S:
             self._hear(running)
         silent = now - running.silent_since if running.silent_since is not None else 0.0
-        if running.ready and running.sick and silent > SICK_S:
+        if running.ready and running.sick and silent > component.sick_within_s:
             return f"says that it is not well: {component.health} has answered with an error for {silent:.0f} s"
         if not running.ready and silent > component.ready_within_s:
             return (
@@ -163,7 +163,8 @@ class Launcher:
         if status != 200:
             running.silent_since = running.silent_since or running.asked
             return False
-        running.ready, running.silent_since = True, None
+        running.ready = running.proven = True
+        running.silent_since = None
         return True
 
     def stop(self, name: str = "") -> None:
@@ -180,13 +181,13 @@ class Launcher:
             return
         process.terminate()
         try:
-            process.wait(component.grace_s + KILL_S)
+            process.wait(component.ends_within_s)
         except subprocess.TimeoutExpired:  # the wrapper itself hangs (stopped, say): its group has to go
             log.warning("%s did not stop in %d s: killed", component.name, component.grace_s)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _spawn(self, component: Component) -> Running:
+    def _spawn(self, component: Component, proven: bool = False) -> Running:
         self.logs.mkdir(parents=True, exist_ok=True)
         wrapper = [sys.executable, "-IS", str(Path(__file__).with_name("child.py"))]
         with self.log_of(component.name).open("ab") as file:
@@ -198,7 +199,8 @@ class Launcher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Running(component, process, ready=not component.health)
+        ready = not component.health
+        return Running(component, process, ready, proven or ready)
 
     def log_of(self, name: str) -> Path:
         return self.logs / f"{name}.log"

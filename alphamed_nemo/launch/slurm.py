@@ -11,6 +11,7 @@ project's Python inside only.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -175,8 +176,8 @@ def with_secrets(env: dict[str, str]) -> dict[str, str]:
 
 def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
     """Writes config.yaml of the run and, in `folder`, for each step its srun options and its script, and `steps`:
-    name, health URL (- for none), seconds until it must be ready, restarts, seconds without an answer that count as
-    hanging; tab-separated, in order."""
+    name, health URL (- for none), restarts, and in whole seconds the limits of `Component` for being ready, without an
+    answer, with a wrong one, and for its end; tab-separated, in order."""
     folder.mkdir(parents=True)
     write_config(cfg, RunFolder.of(cfg).config)
     write_config(cfg, folder / "config.yaml")
@@ -185,8 +186,8 @@ def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
         component = step.component
         (folder / f"{component.name}.srun").write_text("".join(f"{option}\n" for option in step.srun_options(folder)))
         (folder / f"{component.name}.sh").write_text(step.script())
-        limits = int(component.ready_within_s), component.restarts, int(component.silent_within_s)
-        columns = (component.name, component.health or "-", *limits)
+        limits = component.ready_within_s, component.silent_within_s, component.sick_within_s, component.ends_within_s
+        columns = component.name, component.health or "-", component.restarts, *map(math.ceil, limits)
         lines.append("\t".join(map(str, columns)))
     (folder / "steps").write_text("\n".join(lines) + "\n")
 
