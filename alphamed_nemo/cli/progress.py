@@ -47,13 +47,16 @@ class Stages:
 
 
 class StepBar(Progress):
-    """A bar with the numbers of the last step on a line of their own, so that neither is cut on a narrow terminal."""
+    """A bar; the last step's numbers and what is under way have lines of their own, so that a narrow terminal cuts
+    neither."""
 
-    text = "waiting for the first step"
+    numbers = ""
+    under_way = "waiting for the first step"
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield Padding(self.text, (0, 0, 0, 5))
+        for line in filter(None, (self.numbers, self.under_way)):
+            yield Padding(line, (0, 0, 0, 5))
 
 
 class GrpoProgress:
@@ -87,12 +90,13 @@ class GrpoProgress:
 
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
+            self.bar.under_way = ""
             self.bar.stop()
 
     def say(self, text: str) -> None:
         """What happens before the first step and after the last."""
         if self.bar is not None:
-            self.bar.text = text
+            self.bar.under_way = text
             self.bar.refresh()
         else:
             self.console.print(f"{text} …", soft_wrap=True)
@@ -104,7 +108,7 @@ class GrpoProgress:
             return
         self.shown = step
         if self.bar is not None:
-            self.bar.text = step_text(metrics)
+            self.bar.numbers, self.bar.under_way = step_text(metrics), ""
             self.bar.update(self.task, completed=step)
         else:
             self.console.print(

@@ -94,6 +94,17 @@ def test_on_a_terminal_there_is_a_bar_and_nothing_of_it_is_cut(width):
     assert "3/400" in shown and "reward 0.50" in shown and "training 0.9" in shown and "…" not in shown
 
 
+def test_on_a_terminal_the_last_steps_numbers_stay():
+    console = make_console(terminal=True)
+    with GrpoProgress(3, console) as progress:
+        progress.update(ROW | {"step": 3})
+        assert progress.bar is not None
+        saving = list(progress.bar.get_renderables())
+    ended = list(progress.bar.get_renderables())
+    assert [line.renderable for line in saving[1:]] == [step_text(ROW), "saving, then stopping the trainer"]
+    assert [line.renderable for line in ended[1:]] == [step_text(ROW)]
+
+
 def test_a_step_shows_where_its_time_went():
     row = ROW | {"timing/generation": 1.2, "timing/training": 0.9, "timing/refit": 0.06}
     assert step_text(row).endswith("2.5 s (sampling 1.2, training 0.9, refit 0.1)")
