@@ -113,11 +113,8 @@ class Dimensions:
         return shapes if self.tied else shapes | {HEAD: (self.vocab, self.hidden)}
 
     def may_ignore(self, name: str) -> bool:
-        """Whether a folder may hold this tensor although the model does not read it.
-
-        A head beside tied embeddings may be there only where it is the embedding once more (`weight_files.py`).
-        """
-        return bool(_BUFFERS.search(name)) or (self.tied and name == HEAD)
+        """`is_ignored` for this model."""
+        return is_ignored(name, self.tied)
 
 
 def register(places: Iterable[str]) -> None:
@@ -163,8 +160,20 @@ def dimensions(config: Any) -> Dimensions:
     head_dim = values.count("head_dim", family.head_dim, hidden // heads)
     for problem in (*_unlike(values, family), *_misfits(hidden, heads, groups, head_dim), *_rope_problems(values)):
         raise ValueError(f"config.json: {problem}")
-    tied = bool(values.get("tie_word_embeddings", False))
-    return Dimensions(family, hidden, features, layers, heads, groups, head_dim, vocab, tied)
+    return Dimensions(family, hidden, features, layers, heads, groups, head_dim, vocab, is_tied(config))
+
+
+def is_tied(config: Any) -> bool:
+    """Whether the output projection is the embedding. `config` as for `dimensions`."""
+    return bool(_Values(config).get("tie_word_embeddings", False))
+
+
+def is_ignored(name: str, tied: bool) -> bool:
+    """Whether a folder may hold this tensor although the model does not read it.
+
+    A head beside tied embeddings may be there only where it is the embedding once more (`weight_files.py`).
+    """
+    return bool(_BUFFERS.search(name)) or (tied and name == HEAD)
 
 
 class _Values:

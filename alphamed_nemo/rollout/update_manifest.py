@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphamed_nemo.families import is_ignored, is_tied
 from alphamed_nemo.weight_files import locate
 
 Shapes = dict[str, tuple[int, ...]]  # by HF name
 Found = tuple[str, tuple[int, ...], str]  # HF name, shape and dtype of a weight, the dtype as torch spells it
 
 FLOATS = ("float32", "bfloat16", "float16")
-BUFFERS = ("rotary_emb.inv_freq",)  # old checkpoints store these; they are computed, not trained
 SHOWN = 8  # names in an error message
 
 
@@ -104,10 +104,10 @@ def read_manifest(model_path: str | Path) -> Manifest:
     Raises:
         ValueError: the folder has no safetensors files, or they are not whole.
     """
-    shapes: Shapes = {name: tensor.shape for name, tensor in locate(model_path).items()}
-    if tied := _tied_head(model_path, shapes):
-        shapes.pop(tied)
-    return Manifest({name: shape for name, shape in shapes.items() if not name.endswith(BUFFERS)})
+    config = Path(model_path) / "config.json"
+    tied = config.exists() and is_tied(json.loads(config.read_text()))
+    stored = locate(model_path).items()
+    return Manifest({name: tensor.shape for name, tensor in stored if not is_ignored(name, tied)})
 
 
 def dtype_name(tensor: Any) -> str:
@@ -118,13 +118,6 @@ def dtype_name(tensor: Any) -> str:
 def _refusal(manifest: Manifest, problems: dict[str, list[str]]) -> ValueError:
     parts = [f"{len(names)} {kind}: {_shorten(names)}" for kind, names in problems.items()]
     return ValueError(f"weights refused, of {len(manifest.shapes)} expected: " + "; ".join(parts))
-
-
-def _tied_head(model_path: str | Path, shapes: Shapes) -> str | None:
-    """Name of an output head that is stored although it is tied to the embedding, and so is not sent."""
-    config = Path(model_path) / "config.json"
-    tied = config.exists() and json.loads(config.read_text()).get("tie_word_embeddings", False)
-    return "lm_head.weight" if tied and "lm_head.weight" in shapes else None
 
 
 def _shorten(names: list[str]) -> str:
