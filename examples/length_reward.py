@@ -8,7 +8,7 @@ A question may say how long its answer should be, as `words` in its metadata.
 
 from __future__ import annotations
 
-from alphamed_nemo.answers.choices import choices_of
+from alphamed_nemo.answers.options import choices_of
 from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.data.question import Question
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from alphamed_nemo.answers.choices import AMBIGUOUS, MAX_ANSWER_CHARS, Choices, read_whole
+from alphamed_nemo.answers.options import AMBIGUOUS, MAX_ANSWER_CHARS, Choices, read_whole
 
 BOX = "\\boxed"
 _OPEN = re.compile(r"\s{0,8}\{")

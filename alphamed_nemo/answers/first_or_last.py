@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from alphamed_nemo.answers.choices import AMBIGUOUS, Choices
+from alphamed_nemo.answers.options import AMBIGUOUS, Choices
 
 _STATED = re.compile(r"answer is\s{0,8}([A-Z])")
 _LETTER = re.compile(r"(?<![A-Za-z0-9])(?!A )([A-Z])(?![A-Za-z0-9])")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from alphamed_nemo.answers.boxed import extract_boxed
-from alphamed_nemo.answers.choices import Choices, choices_of
 from alphamed_nemo.answers.first_or_last import extract_first_and_last
 from alphamed_nemo.answers.lenient.extract import extract_lenient
+from alphamed_nemo.answers.options import Choices, choices_of
 
 
 def _last_match(text: str, choices: Choices) -> str | None:

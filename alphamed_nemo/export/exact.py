@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alphamed_nemo.errors import ConversionError
-from alphamed_nemo.policy.weights.folder import HfFolder
+from alphamed_nemo.policy.weights.hf_folder import HfFolder
 from alphamed_nemo.policy.weights.table import Entry, WeightTable
 
 ReadRows = Callable[[Sequence[Entry]], dict[Entry, Tensor]]  # whole Megatron parameters by their rows of the table

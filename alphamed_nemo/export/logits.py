@@ -35,7 +35,7 @@ from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.local.attention import SegmentParams
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.weights import Read
-from alphamed_nemo.policy.weights.folder import HfFolder
+from alphamed_nemo.policy.weights.hf_folder import HfFolder
 
 # The two frameworks add in different orders, so their errors are alike in size and not equal: 0.2 to 2 times
 # transformers' own in all models tried. The least step of one float32 weight is some 1e8 times as large.

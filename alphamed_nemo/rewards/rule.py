@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from alphamed_nemo.answers.choices import choices_of
+from alphamed_nemo.answers.options import choices_of
 from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.rewards.score import CORRECT, NO_ANSWER, WRONG, RewardItem, Score
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout.carriers.base import Sender, Weights
+from alphamed_nemo.rollout.carriers.sender import Sender, Weights
 from alphamed_nemo.rollout.carriers.shared_memory import SharedMemorySender
 from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
 from alphamed_nemo.rollout.update_manifest import Arrivals, Manifest, dtype_name

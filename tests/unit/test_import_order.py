@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def imported(tree: ast.Module, known: set[str]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")} & known
+
+
+def test_no_two_files_of_the_package_have_the_same_name() -> None:
+    files = Counter(path.name for path in (ROOT / PACKAGE).rglob("*.py") if path.name != "__init__.py")
+    assert [name for name, count in files.items() if count > 1] == []
 
 
 def test_every_room_imports_from_rooms_below_it_only() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphamed_nemo.answers.choices import AMBIGUOUS, Choices
+from alphamed_nemo.answers.options import AMBIGUOUS, Choices
 from alphamed_nemo.answers.protocols import PROTOCOLS, extract_answer
 
 CROSSES = ("BB × bb", "Bb × bb", "bb × bb")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from alphamed_nemo.answers.boxed import BOX, box_content
-from alphamed_nemo.answers.choices import AMBIGUOUS, Choices, normalise, read_whole
 from alphamed_nemo.answers.lenient import cues
+from alphamed_nemo.answers.options import AMBIGUOUS, Choices, normalise, read_whole
 
 LABEL_CHARS = 40  # "The final answer is option (C): " before an option's text
 SHORT_WORDS = 8  # "Ibuprofen (C)"

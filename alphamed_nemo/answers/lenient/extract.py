@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 
 from alphamed_nemo.answers.boxed import BOX, box_content
-from alphamed_nemo.answers.choices import AMBIGUOUS, Choices, is_letter, plain, read_whole
 from alphamed_nemo.answers.lenient import cues
 from alphamed_nemo.answers.lenient.endings import read_ending, read_opening
 from alphamed_nemo.answers.lenient.reading import Choice, Text, read_choice
+from alphamed_nemo.answers.options import AMBIGUOUS, Choices, is_letter, plain, read_whole
 
 # Distances from the end: cue words are looked for up to the first, in a text that reaches back to the second.
 STEPS = ((160, 900), (700, 900), (5_600, 6_000), (44_800, 45_200))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from alphamed_nemo.answers.choices import AMBIGUOUS, EPITHET, Choices, is_letter, normalise, plain
 from alphamed_nemo.answers.lenient import cues
+from alphamed_nemo.answers.options import AMBIGUOUS, EPITHET, Choices, is_letter, normalise, plain
 
 _PLAIN = str.maketrans("’‘“”：（）＝–—−", "''\"\":()=---")
 _ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ’‘“”：（）＝–—−", "abcdefghijklmnopqrstuvwxyz''\"\":()=---")

@@ -10,7 +10,7 @@ import torch
 from megatron.core import parallel_state
 
 from alphamed_nemo.policy.weights.binding import bind
-from alphamed_nemo.policy.weights.folder import HfFolder
+from alphamed_nemo.policy.weights.hf_folder import HfFolder
 from alphamed_nemo.policy.weights.table import WeightTable
 from alphamed_nemo.weight_files import check_weights
 

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from alphamed_nemo.rollout.carriers.base import Weights
+from alphamed_nemo.rollout.carriers.sender import Weights
 from alphamed_nemo.rollout.connection import Connection, RolloutError
 from alphamed_nemo.rollout.update_manifest import dtype_name
 

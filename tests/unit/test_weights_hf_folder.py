@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alphamed_nemo.policy.weights.folder import HfFolder
+from alphamed_nemo.policy.weights.hf_folder import HfFolder
 
 SHAPES = {"a.weight": (4, 2), "b.weight": (3,)}
 
