@@ -134,7 +134,7 @@ class Bench:
         for dtype in self.dtypes:
             seconds: dict[str, list[float]] = defaultdict(list)
             memory: dict[str, list[float]] = defaultdict(list)
-            for turn in range(2):
+            for turn in range(min(2, self.repeats)):
                 configs = {
                     engines: real_model.run_config(self.folder, f"{dtype}-{engines}-{turn}", model, dtype, engines)
                     for engines in sorted({1, len(self.cores)})
@@ -144,12 +144,14 @@ class Bench:
                     with peak_memory() as memory_of_run:
                         seconds[name] += [step["step"] for step in measure_steps(cfg, steps)]
                     memory[name] += memory_of_run
+                    print(f"{dtype}, {name}: {seconds[name]} s, {memory[name]} GiB", flush=True)
                 cfg = configs[1]
                 prompts = real_model.write_prompts(self.folder / "bank-prompts.json", cfg)
                 asked = (cfg.grpo.samples_per_question, cfg.rollout.max_new_tokens, real_model.ROWS_A_PASS)
                 with peak_memory() as memory_of_run:
                     seconds["TRL"] += measure_trl(python, model, prompts, dtype, steps, *asked)
                 memory["TRL"] += memory_of_run
+                print(f"{dtype}, TRL: {seconds['TRL']} s, {memory['TRL']} GiB", flush=True)
             for name, found in seconds.items():
                 rows.append(Row(f"SmolLM2 step, {dtype}, {name}", "s", found))
                 rows.append(Row(f"SmolLM2 peak memory, {dtype}, {name}", "GiB", memory[name]))
