@@ -23,6 +23,7 @@ class Grade:
     Attributes:
         id, dataset, level, key: the question's.
         answers: letter that each response states, None where it states none; empty where nothing was asked.
+        options: how many the question has; None in files of versions that did not record it.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Grade:
     level: int | None
     key: str
     answers: tuple[str | None, ...]
+    options: int | None = None
 
     @cached_property
     def correct(self) -> tuple[bool, ...]:
@@ -54,7 +56,7 @@ def single_protocol(protocol: str) -> str:
 def grade(question: Question, texts: Sequence[str], protocol: str) -> Grade:
     """Grades of one question's responses by a protocol of answers/protocols.py."""
     answers = tuple(extract_answer(text, question.options, protocol) for text in texts)
-    return Grade(question.id, question.dataset, question.level, question.answer, answers)
+    return Grade(question.id, question.dataset, question.level, question.answer, answers, len(question.options))
 
 
 def grade_set(questions: Sequence[Question], texts: Mapping[str, Sequence[str]], protocol: str) -> list[Grade]:

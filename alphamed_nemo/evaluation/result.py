@@ -28,6 +28,7 @@ class Summary:
         majority: maj@samples, 0..1; equals accuracy where samples is 1.
         unanswered: share of the responses that state no answer; they are counted as wrong.
         unanswered_count: how many those are.
+        guessing: the accuracy of guessing, on average, 0..1; None where a question's number of options is not known.
     """
 
     n: int
@@ -37,6 +38,7 @@ class Summary:
     majority: float
     unanswered: float
     unanswered_count: int
+    guessing: float | None
 
 
 def summarize(grades: Sequence[Grade], samples: int) -> Summary:
@@ -48,6 +50,7 @@ def summarize(grades: Sequence[Grade], samples: int) -> Summary:
     accuracy = average_at_n([grade.correct for grade in grades])
     n = len(grades)
     answered = sum(answer is not None for grade in grades for answer in grade.answers)
+    options = [grade.options for grade in grades if grade.options]
     return Summary(
         n=n,
         samples=samples,
@@ -56,6 +59,7 @@ def summarize(grades: Sequence[Grade], samples: int) -> Summary:
         majority=sum(grade.majority_correct for grade in grades) / n,
         unanswered=1 - answered / (n * samples),
         unanswered_count=n * samples - answered,
+        guessing=sum(1 / count for count in options) / n if len(options) == n else None,
     )
 
 
@@ -134,6 +138,7 @@ class EvaluationResult:
                 "dataset": grade.dataset,
                 "level": grade.level,
                 "key": grade.key,
+                "options": grade.options,
                 "responses": [
                     response | {"answer": answer, "correct": correct}
                     for response, answer, correct in zip(
@@ -175,7 +180,14 @@ class EvaluationResult:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             questions = record["questions"]
             grades = [
-                Grade(q["id"], q["dataset"], q["level"], q["key"], tuple(r["answer"] for r in q["responses"]))
+                Grade(
+                    q["id"],
+                    q["dataset"],
+                    q["level"],
+                    q["key"],
+                    tuple(response["answer"] for response in q["responses"]),
+                    q.get("options"),
+                )
                 for q in questions
             ]
             extra = {key: record[key] for key in ("reasoned_ratio", "mean_length", "truncated_ratio")}
@@ -206,6 +218,10 @@ def markdown_table(results: Sequence[EvaluationResult]) -> str:
     datasets = sorted({name for result in results for name in result.by_dataset})
     head = ["model", "protocol", *datasets, "unanswered", "mean length"]
     lines = [f"| {' | '.join(head)} |", f"| --- | --- |{' ---: |' * (len(datasets) + 2)}"]
+    if results and results[0].summary.guessing is not None:
+        parts = results[0].by_dataset
+        chances = [percent(parts[name].guessing) if name in parts else EMPTY for name in datasets]
+        lines.append(f"| {' | '.join(['guessing', EMPTY, *chances, EMPTY, EMPTY])} |")
     for result in results:
         parts, summary = result.by_dataset, result.summary
         cells = [_cell(parts.get(name)) for name in datasets]

@@ -191,14 +191,17 @@ def _check(folder: Path, origin: dict[str, Any], card: str) -> None:
 def _table(group: Sequence[Row]) -> str:
     datasets = sorted({name for row in group for name in row.result.by_dataset})
     parts = [row.result.by_dataset for row in group]
-    lines = [[name, _questions(group, name), *(_cell(part.get(name)) for part in parts)] for name in datasets]
+    lines = [[name, *_asked(group, name), *(_cell(part.get(name)) for part in parts)] for name in datasets]
     if len(datasets) > 1:
-        lines.append(["all", str(group[0].result.summary.n), *(_cell(row.result.summary) for row in group)])
-    return markdown.table(["data set", "questions", *(row.title for row in group)], lines)
+        every = group[0].result.summary
+        lines.append(["all", str(every.n), percent(every.guessing), *(_cell(row.result.summary) for row in group)])
+    return markdown.table(["data set", "questions", "guessing", *(row.title for row in group)], lines)
 
 
-def _questions(group: Sequence[Row], dataset: str) -> str:
-    return str(next(row.result.by_dataset[dataset].n for row in group if dataset in row.result.by_dataset))
+def _asked(group: Sequence[Row], dataset: str) -> tuple[str, str]:
+    """The number of questions, and what guessing would get."""
+    part = next(row.result.by_dataset[dataset] for row in group if dataset in row.result.by_dataset)
+    return str(part.n), percent(part.guessing)
 
 
 def _cell(part: Summary | None) -> str:

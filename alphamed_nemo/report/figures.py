@@ -237,7 +237,7 @@ def question_length(runs: Sequence[RunData]) -> Figure | None:
     )
 
 
-def accuracies(evaluations: Sequence[Evaluation]) -> Figure | None:
+def accuracies(evaluations: Sequence[Evaluation], guessing: float | None = None) -> Figure | None:
     if not evaluations:
         return None
     chart = intervals(
@@ -246,8 +246,12 @@ def accuracies(evaluations: Sequence[Evaluation]) -> Figure | None:
         [row.interval for row in evaluations],
         [8 if row.role == "base" else 6 if row.role == "forced" else 1 for row in evaluations],
         "Accuracy before and after",
+        guessing,
     )
-    return Figure("Accuracy", "Share of questions answered correctly; whiskers are 95% intervals.", chart, [])
+    note = "Share of questions answered correctly; whiskers are 95% intervals."
+    if guessing is not None:
+        note += " The broken line is what guessing gets on average."
+    return Figure("Accuracy", note, chart, [])
 
 
 def benchmarks(runs: Sequence[RunData]) -> list[Figure]:

@@ -54,7 +54,7 @@ def build_report(run_dir: Path) -> Path:
             run=run,
             headline=headline(run),
             tiles=tiles(run),
-            accuracy=accuracies(run.evaluations),
+            accuracy=accuracies(run.evaluations, run.guessing),
             figures=training_figures(run),
             data=[figure for figure in (difficulty(run), effective_by_level(run), question_length([run])) if figure],
             samples=paired_samples(run),

@@ -54,6 +54,7 @@ class Evaluation:
         model: what was asked.
         by_dataset: the same for each data set: name → (accuracy, interval or None, n).
         correct: question id → whether its answer is right; empty where the file does not say.
+        guessing: the accuracy of guessing, on average, 0..1, or None.
     """
 
     label: str
@@ -67,6 +68,7 @@ class Evaluation:
     model: str = ""
     by_dataset: dict[str, tuple[float, tuple[float, float] | None, int | None]] = field(default_factory=dict)
     correct: dict[str, bool] = field(default_factory=dict)
+    guessing: float | None = None
 
     @property
     def role(self) -> str:
@@ -155,6 +157,12 @@ class RunData:
                 test = mcnemar([trained.correct[id] for id in ids], [other.correct[id] for id in ids])
                 found.append(Paired(trained.label, other.label, test))
         return found
+
+    @property
+    def guessing(self) -> float | None:
+        """The accuracy of guessing, where all rows of the table say the same."""
+        found = {row.guessing for row in self.evaluations}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def base(self) -> Evaluation | None:
@@ -248,6 +256,7 @@ def parse_evaluation(record: dict, stem: str) -> Evaluation | None:
             for name, part in (record.get("by_dataset") or {}).items()
         },
         correct=correct_by_question(record),
+        guessing=record.get("guessing"),
     )
 
 

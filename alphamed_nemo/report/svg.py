@@ -134,8 +134,9 @@ def intervals(
     bounds: Sequence[tuple[float, float] | None],
     colours: Sequence[int],
     label: str,
+    guessing: float | None = None,
 ) -> str:
-    """Shares 0..1 as horizontal bars with their intervals, one row per label."""
+    """Shares 0..1 as horizontal bars with their intervals, one row per label, and a broken line at `guessing`."""
     left, row = 200, 34
     height = TOP + row * len(values) + 30
     x = Axis(0, 1, left, WIDTH - 54)
@@ -143,6 +144,8 @@ def intervals(
     for tick in (0, 0.25, 0.5, 0.75, 1.0):
         parts.append(_line("grid", x(tick), TOP, x(tick), height - 26))
         parts.append(_text("tick", x(tick), height - 10, percent(tick)))
+    if guessing is not None:
+        parts.append(_line("guessing", x(guessing), TOP, x(guessing), height - 26))
     for i, (name, value, bound, colour) in enumerate(zip(labels, values, bounds, colours, strict=True)):
         middle, end, title = TOP + row * (i + 0.5), x(value), f"{name}: {100 * value:.1f}%"
         if bound:

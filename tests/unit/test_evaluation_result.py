@@ -119,13 +119,28 @@ def test_results_on_the_same_questions_compare_by_mcnemar(questions, save, tmp_p
 
 
 def test_table_shows_each_data_set_and_the_unanswered(questions, save, tmp_path):
-    mixed = questions[:5] + [question(20, dataset="medmcqa")]
+    yes_or_no = Question("q20", "medmcqa", "Is it?", ("yes", "no"), "A")
+    mixed = questions[:4] + [question(4, dataset="medmcqa"), yes_or_no]
     rows = [{"id": f"q{i}", "response": r"\boxed{C}"} for i in range(4)]
     result = score_saved(mixed, save(rows), "boxed", "ours", tmp_path / "out.json")
     lines = markdown_table([result]).splitlines()
     assert lines[0] == "| model | protocol | medmcqa | medqa | unanswered | mean length |"
-    assert "80.0 [37.6, 96.4] (n = 5)" in lines[2]
-    assert "| 2 of 6 |" in lines[2]
+    assert lines[2] == "| guessing | – | 37.5 | 25.0 | – | – |"
+    assert "100.0 [51.0, 100.0] (n = 4)" in lines[3]
+    assert "| 2 of 6 |" in lines[3]
+
+
+def test_what_guessing_would_get_is_recorded_and_unknown_in_older_files(questions, save, tmp_path):
+    mixed = [questions[0], Question("q20", "medqa", "Is it?", ("yes", "no"), "A")]
+    path = tmp_path / "out.json"
+    score_saved(mixed, save([{"id": "q0", "response": r"\boxed{C}"}]), "boxed", "ours", path)
+    record = json.loads(path.read_text())
+    assert record["guessing"] == EvaluationResult.read(path).summary.guessing == 0.375
+    for asked in record["questions"]:
+        del asked["options"]
+    path.write_text(json.dumps(record))
+    older = EvaluationResult.read(path)
+    assert older.summary.guessing is None and "guessing" not in markdown_table([older])
 
 
 def test_published_numbers_have_sources_and_empty_cells_stay_empty():

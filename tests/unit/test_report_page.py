@@ -222,3 +222,21 @@ def test_the_histogram_of_lengths_has_a_bin_for_every_question(page):
     for name, found in shares.items():
         assert sum(map(float, found)) == pytest.approx(100, abs=0.5), name
     assert "<title>20 to 24 tokens · " in chart
+
+
+def test_the_page_says_what_guessing_gets_and_whether_the_result_excludes_it(tmp_path):
+    run = make_run(tmp_path / "run")
+    records = {path: json.loads(path.read_text()) for path in (run / "eval").glob("*.json")}
+
+    def page(guessing: float) -> str:
+        for path, record in records.items():
+            path.write_text(json.dumps(record | {"guessing": guessing}))
+        return " ".join(build_report(run).read_text(encoding="utf-8").split())
+
+    likely = page(0.25)
+    assert "Guessing gets 25.0% on average." in likely and 'class="guessing"' in likely
+    assert "does not exclude that" not in likely
+    assert "on average. The interval of “trained” does not exclude that" in page(0.95)
+    for path, record in records.items():
+        path.write_text(json.dumps(record))
+    assert "uessing gets" not in build_report(run).read_text(encoding="utf-8")
