@@ -13,7 +13,6 @@ from alphamed_nemo.cli.preflight import check_model_folder
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.export.convert import convert_from_hf
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +20,10 @@ log = logging.getLogger(__name__)
 @recipe("convert_from_hf", on_gpus=None)
 def main(cfg: Config) -> None:
     check_model_folder(cfg.model.path, "model.path")
+    from alphamed_nemo.export.convert import (
+        convert_from_hf,  # torch and Megatron, which take seconds: once the settings are right
+    )
+
     conversion = convert_from_hf(cfg, RunFolder.of(cfg).checkpoints)
     log.info("%s: %s", conversion.folder, conversion.proof)
 

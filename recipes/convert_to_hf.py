@@ -17,13 +17,16 @@ import logging
 
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.export.convert import convert_to_hf
 
 log = logging.getLogger(__name__)
 
 
 @recipe("convert_to_hf")
 def main(cfg: Config) -> None:
+    from alphamed_nemo.export.convert import (
+        convert_to_hf,  # torch and Megatron, which take seconds: once the settings are right
+    )
+
     convert_to_hf(cfg)
 
 

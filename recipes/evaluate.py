@@ -18,8 +18,6 @@ import logging
 import re
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from alphamed_nemo.cli.preflight import check_model_folder, check_questions
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
@@ -31,7 +29,7 @@ from alphamed_nemo.evaluation.tables import comparison_line, write_tables
 from alphamed_nemo.export.card_results import update_card
 from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import resumed, rollout_client
+from alphamed_nemo.launch.servers import resumed, rollout_client, start_servers
 from alphamed_nemo.provenance import release_run
 
 log = logging.getLogger(__name__)
@@ -46,8 +44,11 @@ def evaluate(cfg: Config, launcher: Launcher) -> EvaluationResult:
         result = engine.score_saved(questions, wanted.responses, wanted.protocol, wanted.label, out)
     else:
         check_model_folder(wanted.model, "evaluate.model", built=False)
-        client = rollout_client(cfg, launcher, wanted.model)
+        start_servers(cfg, launcher, wanted.model, rewards=False)
+        from transformers import AutoTokenizer  # takes seconds, in which the server comes up
+
         tokenizer = AutoTokenizer.from_pretrained(wanted.model)
+        client = rollout_client(cfg, launcher, wanted.model)
         with counter("questions", len(questions)) as progress:
             arguments = (questions, client, tokenizer, cfg, wanted.label, out, wanted.force_prefix, progress)
             result = resumed(launcher, lambda: engine.evaluate(*arguments))

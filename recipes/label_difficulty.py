@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 
-from transformers import AutoTokenizer
-
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_questions
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
@@ -24,7 +22,7 @@ from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import resumed, rollout_client
+from alphamed_nemo.launch.servers import resumed, rollout_client, start_servers
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +47,11 @@ def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Q
     """Asks the base model, with a progress bar."""
     model = check_model_folder(cfg.model.path, "model.path")
     check_lengths(cfg, questions, cfg.label.max_new_tokens, model)
-    client = rollout_client(cfg, launcher, cfg.model.path)
+    start_servers(cfg, launcher, cfg.model.path, rewards=False)
+    from transformers import AutoTokenizer  # takes seconds, in which the server comes up
+
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+    client = rollout_client(cfg, launcher, cfg.model.path)
     with counter("questions", len(questions)) as progress:
         out = RunFolder.of(cfg).labelling
         return resumed(launcher, lambda: label_questions(questions, client, tokenizer, cfg, out, progress))

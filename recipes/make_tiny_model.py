@@ -13,7 +13,6 @@ import logging
 
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
-from alphamed_nemo.clinic.pretrain import pretrain
 from alphamed_nemo.config import Config, ParallelConfig
 
 log = logging.getLogger(__name__)
@@ -21,6 +20,10 @@ log = logging.getLogger(__name__)
 
 @recipe("make_tiny_model", on_gpus=None)
 def main(cfg: Config) -> None:
+    from alphamed_nemo.clinic.pretrain import (
+        pretrain,  # torch and Megatron, which take seconds: once the settings are right
+    )
+
     losses: list[float] = []
     with counter("steps", 0) as progress:
 

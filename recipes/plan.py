@@ -15,25 +15,40 @@ from rich.console import Console
 
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
-from alphamed_nemo.plan.changes import advise
-from alphamed_nemo.plan.layout_table import table
-from alphamed_nemo.plan.prediction import Plan, make_plan
-from alphamed_nemo.plan.text import plan_text
 
 
-def plan(cfg: Config) -> Plan:
-    """Plans the run, prints it, and returns it."""
+def print_plan(cfg: Config) -> None:
+    """Plans the run and prints it.
+
+    Raises:
+        ValueError: the run would not fit.
+    """
+    from alphamed_nemo.plan.changes import advise  # torch, which takes seconds: once the settings are right
+    from alphamed_nemo.plan.prediction import make_plan
+    from alphamed_nemo.plan.text import plan_text
+
     made = make_plan(cfg)
-    Console(highlight=False, soft_wrap=True).print(plan_text(made, [] if made.fits else advise(made)), markup=False)
-    return made
+    show(plan_text(made, [] if made.fits else advise(made)))
+    if not made.fits:
+        raise ValueError("this run would not fit; the changes above would make it fit")
+
+
+def print_table(cfg: Config) -> None:
+    from alphamed_nemo.plan.layout_table import table
+
+    show(table(cfg))
+
+
+def show(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 @recipe("plan", on_gpus=lambda: True)
 def main(cfg: Config) -> None:
     if cfg.plan.table:
-        Console(highlight=False, soft_wrap=True).print(table(cfg), markup=False)
-    elif not plan(cfg).fits:
-        raise ValueError("this run would not fit; the changes above would make it fit")
+        print_table(cfg)
+    else:
+        print_plan(cfg)
 
 
 if __name__ == "__main__":

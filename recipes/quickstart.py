@@ -34,7 +34,6 @@ from alphamed_nemo.clinic.corpus import FORCED_PREFIX
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.fetch import smollm2
 from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
@@ -52,7 +51,9 @@ def quickstart(cfg: Config) -> None:
         shutil.rmtree(folder.root)
     write_config(cfg, folder.config)
     with Launcher(folder.logs) as launcher:
-        start_servers(cfg, launcher, cfg.model.path)  # they come up while the questions are written
+        start_servers(cfg, launcher, cfg.model.path)
+        from alphamed_nemo.export.convert import convert_to_hf  # torch and Megatron: seconds, in which they come up
+
         with stages.stage("Prepare", f"questions ({cfg.data.source})"):
             prepare_data(cfg)
         with stages.stage("Label", f"{cfg.label.samples} samples per question from the base model"):

@@ -26,9 +26,6 @@ from alphamed_nemo.config.files import SECRETS, write_config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.allocation import Allocation, check_allocation
 from alphamed_nemo.launch.components import Component, reward_server, server
-from alphamed_nemo.plan.changes import advise
-from alphamed_nemo.plan.prediction import make_plan
-from alphamed_nemo.plan.text import plan_text
 from alphamed_nemo.rollout.vllm_command import vllm_command
 
 log = logging.getLogger(__name__)
@@ -220,6 +217,10 @@ def description(cfg: Config, allocation: Allocation, steps: list[Step]) -> str:
         f"vLLM tensor {cfg.rollout.tensor} × engines {cfg.rollout.engines}",
     ]
     if allocation.gpus:
+        from alphamed_nemo.plan.changes import advise  # torch, which takes seconds
+        from alphamed_nemo.plan.prediction import make_plan
+        from alphamed_nemo.plan.text import plan_text
+
         cfg.plan.gpus_per_node, cfg.plan.rollout_nodes = allocation.gpus, allocation.rollout_nodes
         needed = make_plan(cfg)
         lines += ["", plan_text(needed, [] if needed.fits else advise(needed))]

@@ -82,6 +82,7 @@ def run_recipe(*arguments: str) -> tuple[int, str, list[str]]:
     program = (
         "import json, runpy, sys\n"
         "sys.argv = sys.argv[1:]\n"
+        "sys.path.insert(0, 'recipes')\n"  # as for a script that is run
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end:\n"
         "    print(json.dumps({'status': end.code, 'modules': list(sys.modules)}))\n"
@@ -106,4 +107,11 @@ def run_recipe(*arguments: str) -> tuple[int, str, list[str]]:
 def test_a_wrong_setting_is_found_without_torch(override: str, message: str, tmp_path: Path) -> None:
     status, errors, slow = run_recipe("recipes/train_grpo.py", override, f"run.dir={tmp_path}")
     assert status == 2 and message in errors
+    assert not slow
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.py")))
+def test_every_recipe_hears_of_a_typing_error_without_torch(recipe: str) -> None:
+    status, errors, slow = run_recipe(f"recipes/{recipe}", "run.nmae=mine")
+    assert status == 2 and "the nearest one is 'run.name'" in errors
     assert not slow
