@@ -101,18 +101,21 @@ def trainer_threads(cfg: Config) -> int:
 
 
 def trainer(cfg: Config) -> Component:
-    """The trainer's ranks on this machine, started by torchrun where there are several: it takes 0.3 GB and a second
-    import of torch. Expects the run's config.yaml to be written."""
-    ranks, port = cfg.parallel.world_size, free_port()
-    worker = ["-m", "alphamed_nemo.grpo.worker", str(RunFolder.of(cfg).config)]
-    if ranks > 1:
-        argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--nnodes=1"]
-        argv += [f"--master-addr={LOOPBACK}", f"--master-port={port}", *worker]
-        rank = {}
-    else:
-        argv = [sys.executable, *worker]
+    """The trainer's ranks on this machine: one by itself, several by torchrun, or forked where there are no GPUs.
+
+    Expects the run's config.yaml to be written.
+    """
+    ranks, port, rank = cfg.parallel.world_size, free_port(), {}
+    worker = ["alphamed_nemo.grpo.worker", str(RunFolder.of(cfg).config)]
+    if ranks == 1:
+        argv = [sys.executable, "-m", *worker]
         rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         rank |= {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+    elif devices.cuda_is_available():
+        argv = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--nnodes=1"]
+        argv += [f"--master-addr={LOOPBACK}", f"--master-port={port}", "-m", *worker]
+    else:
+        argv = [sys.executable, "-m", "alphamed_nemo.launch.ranks", str(ranks), str(port), *worker]
     env = (
         KEEP_FREED_MEMORY
         | rank

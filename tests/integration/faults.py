@@ -79,11 +79,11 @@ def pids(launcher: Launcher, name: str, words: bytes) -> list[int]:
 def inject(launcher: Launcher, fault: str, rng: random.Random) -> bool:
     """Whether there was something to strike."""
     component, _, what = fault.partition(" ")
-    words = {"vllm": b"rollout.serve", "engine": b"EngineCore", "reward": b"rewards.server", "rank": b"grpo.worker"}
+    words = {"vllm": b"inside_vllm.main", "engine": b"EngineCore", "reward": b"rewards.server", "rank": b"grpo.worker"}
     owner = {"engine": "vllm", "rank": "trainer"}.get(component, component)
     targets = pids(launcher, owner, words[component]) if owner in launcher.running else []
     if component == "rank":
-        targets = [pid for pid in targets if b"torch.distributed.run" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        targets = [pid for pid in targets if b" rank " in Path(f"/proc/{pid}/cmdline").read_bytes()]
     if not targets:
         return False
     os.kill(rng.choice(targets), signal.SIGSTOP if what == "stopped" else signal.SIGKILL)

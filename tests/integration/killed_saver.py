@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from alphamed_nemo.grpo.worker import main
+from alphamed_nemo.grpo import worker
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
 
 real_prune = checkpoint.prune
@@ -20,6 +20,10 @@ def prune(folder: str | Path, keep: int) -> list[Path]:
     return real_prune(folder, keep)
 
 
-if __name__ == "__main__":
+def main(config_path: str) -> None:
     checkpoint.prune = prune
+    worker.main(config_path)
+
+
+if __name__ == "__main__":
     main(sys.argv[1])

@@ -25,8 +25,8 @@ signal.pause()
 """
 
 
-def main(port: int, stubborn: bool) -> None:
-    if stubborn:
+def main(port: str, *words: str) -> None:
+    if "stubborn" in words:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -44,8 +44,8 @@ def main(port: int, stubborn: bool) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), "stubborn" in sys.argv)
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Runs a launcher: `python -m tests.integration.launch_program LOGS PORT [torchrun]`. Prints its process ids."""
+"""Runs a launcher: `python -m tests.integration.launch_program LOGS PORT [torchrun|ranks]`. Prints its process ids."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import urllib.request
 from pathlib import Path
 
 from alphamed_nemo.errors import Stopped
-from alphamed_nemo.launch.components import Component
+from alphamed_nemo.launch.components import Component, free_port
 from alphamed_nemo.launch.local import Launcher
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m"]
+WAYS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m"],
+    "ranks": ["-m", "alphamed_nemo.launch.ranks", "1", str(free_port())],
+}
 
 
 def main(logs: Path, port: str, start: list[str]) -> int:
@@ -31,4 +34,4 @@ def main(logs: Path, port: str, start: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], TORCHRUN if "torchrun" in sys.argv else ["-m"]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], WAYS.get(sys.argv[-1], ["-m"])))

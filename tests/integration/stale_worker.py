@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from alphamed_nemo.grpo.worker import main
+from alphamed_nemo.grpo import worker
 from alphamed_nemo.rollout.refit import RefitStats, Weights, WeightTransfer
 
 first: list = []
@@ -17,6 +17,10 @@ def refit(self: WeightTransfer, weights: Weights, version: int) -> RefitStats:
     return real_refit(self, iter(first), version)
 
 
-if __name__ == "__main__":
+def main(config_path: str) -> None:
     WeightTransfer.refit = refit
+    worker.main(config_path)
+
+
+if __name__ == "__main__":
     main(sys.argv[1])

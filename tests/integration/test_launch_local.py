@@ -246,8 +246,9 @@ def test_whatever_ends_the_launcher_leaves_no_process(
     assert gone_within(pids, LIMIT_S if number == signal.SIGKILL else 0)
 
 
-def test_a_killed_launcher_leaves_no_rank_of_torchrun(program: Callable[..., subprocess.Popen]) -> None:
-    process = program("torchrun")
+@pytest.mark.parametrize("way", ["torchrun", "ranks"])
+def test_a_killed_launcher_leaves_no_rank(program: Callable[..., subprocess.Popen], way: str) -> None:
+    process = program(way)
     pids = json.loads(process.stdout.readline())
     process.kill()
     assert gone_within(pids, LIMIT_S)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alphamed_nemo import devices
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config, write_config
 from alphamed_nemo.config.run_folder import RunFolder
@@ -71,12 +72,21 @@ def test_one_rank_needs_no_torchrun_and_knows_that_it_is_alone(cfg: Config) -> N
     assert component.argv[-1] == str(RunFolder.of(cfg).config)
 
 
+def test_ranks_with_gpus_are_torchruns_since_cuda_cannot_be_forked(cfg: Config, monkeypatch) -> None:
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: True)
+    cfg.parallel.tensor = 2
+    words = trainer(cfg).argv[1:]
+    assert words[:3] == ["-m", "torch.distributed.run", "--nproc-per-node=2"] and "--master-addr=127.0.0.1" in words
+    assert words[-3:] == ["-m", "alphamed_nemo.grpo.worker", str(RunFolder.of(cfg).config)]
+
+
 @pytest.mark.parametrize(("tensor", "pipeline"), [(1, 2), (2, 2), (2, 64)])
 def test_the_trainers_ranks_share_the_cores_and_stay_on_loopback(cfg: Config, tensor: int, pipeline: int) -> None:
     cfg.parallel.tensor, cfg.parallel.pipeline = tensor, pipeline
     component = trainer(cfg)
     ranks, cores = tensor * pipeline, len(os.sched_getaffinity(0))
-    assert f"--nproc-per-node={ranks}" in component.argv and "--master-addr=127.0.0.1" in component.argv
+    words = component.argv[1:]
+    assert words[:3] == ["-m", "alphamed_nemo.launch.ranks", str(ranks)] and words[4] == "alphamed_nemo.grpo.worker"
     assert int(component.env["OMP_NUM_THREADS"]) == max(1, cores // ranks)
     assert component.env["GLOO_SOCKET_IFNAME"] == "lo"
     assert component.argv[-1] == str(RunFolder.of(cfg).config)
