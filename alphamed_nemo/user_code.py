@@ -42,13 +42,10 @@ def find(place: str, key: str, arguments: Collection[str] = ()) -> None:
         ValueError: no such file, module or name, source that is not Python, or a function that asks for an argument
             that it does not get.
     """
-    source, name = _parts(place, key)
-    if _is_file(source):
-        path = _path(source, key)
-    else:
-        path = _origin(source, key)
-        if path is None:  # compiled, or built in: known once it is imported
-            return
+    _, name = _parts(place, key)
+    path = source_file(place, key)
+    if path is None:  # known once it is imported
+        return
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (SyntaxError, ValueError) as error:
@@ -62,6 +59,16 @@ def find(place: str, key: str, arguments: Collection[str] = ()) -> None:
         raise ValueError(f"{key}: {name} in {path} is async; expected a plain function")
     if arguments and isinstance(definition, ast.FunctionDef):
         _check_arguments(definition.args, f"{key}: {name} in {path}", arguments)
+
+
+def source_file(place: str, key: str) -> Path | None:
+    """The file that a place's source is in; None where it has none (compiled, or built in).
+
+    Raises:
+        ValueError: there is no such file or module.
+    """
+    source, _ = _parts(place, key)
+    return _path(source, key) if _is_file(source) else _origin(source, key)
 
 
 def load(place: str, key: str) -> Any:

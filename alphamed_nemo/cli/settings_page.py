@@ -17,11 +17,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.resuming import on_resume
 
 HEAD = """# Settings
 
 Every setting that a recipe knows. `./run quickstart grpo.steps=10` changes one. Made of `alphamed_nemo/config/`:
 `python -m alphamed_nemo.cli.settings_page > docs/settings.md`. Presets are in `conf/`, and override these defaults.
+
+"On resume" says what a resumed run does with a setting that differs from its checkpoint's
+(`alphamed_nemo/config/resuming.py`): the new value is **taken** and the difference logged, or the resume is **refused**
+unless `run.accept_changes` names the setting. Others are not compared. `model.path` and `grpo.questions` are compared
+by the contents of the files, and so are the tokenizer (`tokenizer` in `run.accept_changes`), prompt and chat templates
+and functions of your own.
 """
 
 
@@ -38,11 +45,14 @@ def page() -> str:
 
 def _group(group: str, cls: type) -> str:
     head = inspect.getdoc(cls) or ""
-    lines = [f"## {group}", "", head, "", "| setting | default | may be | |", "| --- | --- | --- | --- |"]
+    columns = ["| setting | default | may be | on resume | |", "| --- | --- | --- | --- | --- |"]
+    lines = [f"## {group}", "", head, "", *columns]
     comments, hints = dict(_comments(cls)), get_type_hints(cls)
     for field in dataclasses.fields(cls):
         said = comments.get(field.name) or field.metadata.get("because", "")
-        cells = (f"`{group}.{field.name}`", _default(field), _allowed(hints[field.name], field.metadata), said)
+        name, rule = f"{group}.{field.name}", on_resume(f"{group}.{field.name}")
+        may_be = _allowed(hints[field.name], field.metadata)
+        cells = (f"`{name}`", _default(field), may_be, "" if rule == "unasked" else rule, said)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any, Literal, get_args, get_origin
 
 from alphamed_nemo.config.files import known_settings
+from alphamed_nemo.config.resuming import acceptable
 from alphamed_nemo.config.schema import Config, RewardConfig
 
 
@@ -27,6 +28,9 @@ def check_values(cfg: Config) -> None:
             f"data.template_date: found {cfg.data.template_date!r}, expected a date such as 2024-07-26"
         ) from error
     check_weights(cfg.reward)
+    for name in cfg.run.accept_changes:
+        if name not in acceptable():
+            raise ValueError(f"run.accept_changes: found {name!r}, expected some of {', '.join(acceptable())}")
     if not cfg.run.name or cfg.run.name in (".", "..") or "/" in cfg.run.name:
         raise ValueError(f"run.name: found {cfg.run.name!r}, expected the name of a folder inside run.dir")
 

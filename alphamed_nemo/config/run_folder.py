@@ -7,6 +7,8 @@ from pathlib import Path
 
 from alphamed_nemo.config.schema import Config
 
+STATE = "state.json"  # of a checkpoint: the loop's own state beside the policy's
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -21,6 +23,31 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
+
+    @property
+    def attempts(self) -> Path:
+        """The config.yaml of every start of the training but the last, numbered from 1."""
+        return self.root / "attempts"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the recipe that writes what a training reads or makes."""
+        return self.root / ".lock"
+
+    @property
+    def trainer_lock(self) -> Path:
+        """Held by the trainer's rank 0, which may outlive its recipe for the seconds of a save."""
+        return self.root / ".trainer.lock"
+
+    @property
+    def quickstart(self) -> Path:
+        """Says that a quickstart made the folder, and that nothing but a quickstart has trained in it."""
+        return self.root / ".quickstart"
+
+    @property
+    def hashes(self) -> Path:
+        """SHA-256 of the base model's files, so that each is read once."""
+        return self.root / ".hashes.json"
 
     @property
     def metrics(self) -> Path:

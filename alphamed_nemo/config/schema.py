@@ -50,7 +50,8 @@ class RunConfig:
     name: str = "run"
     dir: str = field(default_factory=lambda: os.environ.get("ALPHAMED_RUNS") or "runs")  # default: ALPHAMED_RUNS
     seed: int = ranged(1, low=0, high=2**32 - 1)
-    resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
+    resume: bool = True  # from the newest checkpoint in the run folder; false: an earlier run there is moved aside
+    accept_changes: list[str] = field(default_factory=list)  # what may differ from the checkpoint and is else refused
     component_timeout_s: float = ranged(1800.0, low=1)  # longest start of a component, 140 GB from disk included
     server_restarts: int = ranged(3, low=0)  # restarts per run of rollout and reward servers that died or hang
     hang_timeout_s: float = ranged(60.0, low=1)  # a server whose /health is unanswered for this long counts as hanging

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.run_folder import STATE, RunFolder
 from alphamed_nemo.grpo.exchange import Exchange
+from alphamed_nemo.grpo.identity import KEY, compare, identity
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.policy import MegatronPolicy
 
@@ -31,20 +34,26 @@ class Resumed:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Both methods are collective."""
+    """The checkpoints of one run. Its making and both methods are collective."""
 
     def __init__(self, cfg: Config, policy: MegatronPolicy, exchange: Exchange) -> None:
         self.cfg, self.policy, self.exchange = cfg, policy, exchange
         self.folder = RunFolder.of(cfg).checkpoints
+        self.identity = exchange.from_rank0(lambda: identity(cfg, policy.tokenizer))
         self.rewards: list[float] = []  # mean rewards of the steps since the last one
 
     def resume(self) -> Resumed:
-        """Loads the newest that is whole; the base model's weights stay where there is none."""
-        newest = self.exchange.from_rank0(lambda: checkpoint.latest(self.folder) if self.cfg.run.resume else None)
+        """Loads the newest that is whole; the base model's weights stay where there is none.
+
+        Raises:
+            ValueError: it is of another run, by the settings or the contents that it records.
+        """
+        newest = self.exchange.from_rank0(self._newest)
         if newest is None:
             return Resumed()
         state = checkpoint.load(self.policy, newest)
         log.info("resumed from %s at step %d", newest, state["step"])
+        self._keep_schedule(state)
         damaged = checkpoint.passed_over(self.folder, newest) if self.exchange.rank == 0 else 0
         return Resumed(state["step"], state["stream"], damaged)
 
@@ -56,8 +65,24 @@ class Checkpoints:
             stream: rank 0's state of the question order after them.
         """
         stream = self.exchange.from_rank0(lambda: stream)
-        state = {"step": step, "stream": stream, "reward": fmean(self.rewards)}
+        state = {"step": step, "stream": stream, "reward": fmean(self.rewards), KEY: self.identity}
         checkpoint.save(self.policy, self.folder / f"step_{step}", state)
         self.rewards.clear()
         if self.exchange.rank == 0:
             checkpoint.prune(self.folder, self.cfg.grpo.keep_checkpoints)
+
+    def _keep_schedule(self, state: dict) -> None:
+        """Where a step makes another number of updates than before, the updates made say nothing of the steps left."""
+        grpo, names = self.cfg.grpo, ("grpo.updates_per_batch", "grpo.epochs")
+        now = self.identity["settings"]
+        before = state.get(KEY, {}).get("settings", now)
+        if any(before.get(name, now[name]) != now[name] for name in names):
+            self.policy.end_schedule_after((grpo.steps - state["step"]) * grpo.updates_per_batch * grpo.epochs)
+
+    def _newest(self) -> Path | None:
+        """Rank 0: the checkpoint to resume from, once it is known to be of this run."""
+        newest = checkpoint.latest(self.folder) if self.cfg.run.resume else None
+        if newest is not None:
+            stored = json.loads((newest / STATE).read_text()).get(KEY)
+            compare(stored, self.identity, self.cfg.run.accept_changes, newest)
+        return newest

@@ -47,20 +47,25 @@ class QuestionStream:
     def state(self) -> dict:
         return {"epoch": self.epoch, "pending": list(self.pending)}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict, drop_unknown: bool = False) -> None:
         """Goes on from `state()`.
+
+        Args:
+            state: of a stream over the same questions.
+            drop_unknown: the questions may be others: those that the training set no longer has are left out, and new
+                ones come with the next pass.
 
         Raises:
             ValueError: the state names questions that the training set no longer has.
         """
         unknown = [name for name in state["pending"] if name not in self.questions]
-        if unknown:
+        if unknown and not drop_unknown:
             raise ValueError(
                 f"the checkpoint's data order names {len(unknown)} questions that the training file lacks, "
                 f"{unknown[0]!r} first; resume with the file that the run was started with"
             )
         self.epoch = state["epoch"]
-        self.pending = deque(state["pending"])
+        self.pending = deque(name for name in state["pending"] if name in self.questions)
 
     def _start_epoch(self) -> None:
         self.epoch += 1

@@ -85,7 +85,8 @@ class Trainer:
         """Steps done, and damaged checkpoints that were passed over."""
         resumed = self.checkpoints.resume()
         if self.servers is not None and resumed.stream is not None:
-            self.servers.collector.stream.restore(resumed.stream)
+            others = "grpo.questions" in self.cfg.run.accept_changes
+            self.servers.collector.stream.restore(resumed.stream, drop_unknown=others)
         if self.record is not None:
             self.record.rewind(resumed.step)
         return resumed.step, resumed.damaged

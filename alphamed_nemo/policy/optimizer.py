@@ -119,4 +119,7 @@ def _schedule(optimizer: Any, optim: OptimConfig, total_steps: int | None) -> Op
         end_wd=optim.weight_decay,
         wd_incr_steps=0,
         wd_incr_style="constant",
+        # A loaded state says how many updates were made, and nothing else: the settings of now say what follows.
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
     )

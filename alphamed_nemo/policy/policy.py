@@ -152,6 +152,13 @@ class MegatronPolicy:
         HEAP.step_ended()
         return StepStats(loss, float(grad_norm), lr, metrics)
 
+    def end_schedule_after(self, updates: int) -> None:
+        """Lets a linear or cosine schedule end with the last of so many further updates.
+
+        For a resumed run that makes another number of updates in each step.
+        """
+        self.scheduler.lr_decay_steps = max(self.scheduler.num_steps + updates, self.scheduler.lr_warmup_steps + 1)
+
     def hf_weights(self) -> Iterator[tuple[str, Tensor | None]]:
         """The weights under Hugging Face's names, layer by layer: full tensors on rank 0, None elsewhere. Collective:
         every rank runs the iterator to its end."""

@@ -26,6 +26,7 @@ import megatron.core
 import torch
 import torch.distributed as dist
 
+from alphamed_nemo.config.run_folder import STATE
 from alphamed_nemo.policy.checkpoint import manifest, optimizer_state, rng_state
 from alphamed_nemo.policy.checkpoint import tensors as checkpoint_tensors
 from alphamed_nemo.policy.checkpoint.tensors import CheckpointError, on_rank0
@@ -36,7 +37,7 @@ __all__ = ["CheckpointError", "best", "latest", "load", "passed_over", "prune", 
 
 logger = logging.getLogger(__name__)
 
-RNG, STATE = "rng.pt", "state.json"
+RNG = "rng.pt"
 _STEP = re.compile(r"step_(\d+)")
 _UNFINISHED = re.compile(r"\.step_\d+\.(partial|replaced)")
 

@@ -28,6 +28,7 @@ from megatron.core.dist_checkpointing.utils import extract_sharded_tensors_and_f
 from torch import Tensor
 
 _KINDS = ("param", "exp_avg", "exp_avg_sq")
+_PROGRESS = ("params", "step")  # of a parameter group; all else of it are settings
 
 
 def sharded_state(optimizer: Any, model_state: dict[str, Any], loading: bool) -> dict[str, Any]:
@@ -50,11 +51,18 @@ def sharded_state(optimizer: Any, model_state: dict[str, Any], loading: bool) ->
 
 
 def load_state(optimizer: Any, state: dict[str, Any]) -> None:
-    """Takes over a loaded state dict: hyper-parameters, step, float32 parameters and moments."""
+    """Takes over a loaded state dict: step, float32 parameters and moments.
+
+    Hyper-parameters (rates, decay, betas, eps) stay those of this optimizer: the present settings decide them.
+    """
     distributed = _distributed(optimizer)
     state = dict(state)
     tensors = state.pop("param_state")
+    groups = distributed.optimizer.param_groups
+    settings = [{key: value for key, value in group.items() if key not in _PROGRESS} for group in groups]
     distributed.load_state_dict(state)
+    for group, values in zip(distributed.optimizer.param_groups, settings, strict=True):
+        group.update(values)
     per_parameter = distributed.optimizer.state
     steps = {parameter: values.pop("step") for parameter, values in per_parameter.items() if "step" in values}
     distributed.load_parameter_state_from_fully_reshardable(tensors)
