@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
 
 
-def experiment_loggers(cfg: Config) -> Callable[[dict[str, float], int], None]:
-    """A function of (metrics, step) that feeds every logger of the run.
+def experiment_loggers(cfg: Config) -> ExperimentLoggers:
+    """Every logger of the run, called with (metrics, step).
 
     TensorBoard always, the others as `run.loggers` says. A bare Lightning Trainer carries the loggers and does nothing
     else: checkpoints, preemption and resuming are Megatron's and ours. `exp_manager.*` settings are passed on and win.
@@ -49,9 +50,32 @@ def experiment_loggers(cfg: Config) -> Callable[[dict[str, float], int], None]:
         settings.pop("wandb_logger_kwargs")
     exp_manager(trainer, {**settings, **cfg.exp_manager})
 
-    def log(metrics: dict[str, float], step: int) -> None:
-        for logger in trainer.loggers:
+    return ExperimentLoggers(trainer.loggers)
+
+
+class ExperimentLoggers:
+    """Feeds loggers with (metrics, step).
+
+    The first step of an attempt is the one after its checkpoint: what an earlier attempt wrote to TensorBoard from
+    there on is declared void, so that no step is shown twice.
+    """
+
+    def __init__(self, loggers: Sequence[Any]) -> None:
+        self.loggers = loggers
+        self.started = False
+
+    def __call__(self, metrics: dict[str, float], step: int) -> None:
+        if not self.started:
+            self._purge_from(step)
+            self.started = True
+        for logger in self.loggers:
             logger.log_metrics(metrics, step)
             logger.save()
 
-    return log
+    def _purge_from(self, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        for writer in (logger.experiment for logger in self.loggers):
+            if isinstance(writer, SummaryWriter):
+                writer.close()  # it writes the mark into the file that it opens next
+                writer.purge_step = step

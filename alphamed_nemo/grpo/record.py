@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Callable
 
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.grpo.collect import Collected
 
 Logger = Callable[[dict[str, float], int], None]
+
+log = logging.getLogger(__name__)
 
 
 class RunRecord:
@@ -48,17 +52,34 @@ class RunRecord:
         self._write_samples(step, collected)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint of this step, so that no saved step is without its row
         for logger in self.loggers:
             logger({name: value for name, value in row.items() if name != "step"}, step)
 
     def rewind(self, step: int) -> None:
-        """Forgets what an earlier attempt wrote after `step`, so that a resumed run has no step twice."""
+        """Forgets what an earlier attempt wrote after `step`, so that a resumed run has no step twice.
+
+        A row that is torn, as a full disk or a lost node leaves it, is dropped with a warning: no resume fails of it.
+        """
+        for path in self.samples.glob("step_*.jsonl"):
+            number = path.stem.removeprefix("step_")
+            if number.isdecimal() and int(number) > step:
+                path.unlink()
         if not self.path.exists():
             return
-        lines = self.path.read_text().splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        kept = []
+        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
+            found = _step_of(line)
+            if found is None:
+                log.warning("%s, line %d: no row of metrics, dropped", self.path, number)
+            elif found <= step:
+                kept.append(line + b"\n")
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
+        with temporary.open("wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(self.path)
 
     def _write_samples(self, step: int, collected: Collected) -> None:
@@ -85,3 +106,12 @@ class RunRecord:
             ]
         path = self.samples / f"step_{step}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows[: self.samples_kept]))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a row; None where the line is no row."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):  # ValueError: also bytes that are no UTF-8
+        return None
+    return step if type(step) is int else None
