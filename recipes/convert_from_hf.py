@@ -11,8 +11,8 @@ import logging
 
 from alphamed_nemo.cli.preflight import check_model_folder
 from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.cli.run_start import owned
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ def main(cfg: Config) -> None:
         convert_from_hf,  # torch and Megatron, which take seconds: once the settings are right
     )
 
-    conversion = convert_from_hf(cfg, RunFolder.of(cfg).checkpoints)
+    with owned(cfg, "convert_from_hf") as folder:
+        conversion = convert_from_hf(cfg, folder.checkpoints)
     log.info("%s: %s", conversion.folder, conversion.proof)
 
 

@@ -13,6 +13,7 @@ import logging
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_questions
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.cli.run_start import owned
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.difficulty import are_labelled, describe, histogram
@@ -60,7 +61,7 @@ def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Q
 @recipe("label_difficulty")
 def main(cfg: Config) -> None:
     announce_processor(cfg)
-    with Launcher(RunFolder.of(cfg).logs) as launcher:
+    with owned(cfg, "label_difficulty") as folder, Launcher(folder.logs) as launcher:
         label_difficulty(cfg, launcher)
 
 

@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 
 from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.cli.run_start import owned
 from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.io import read_questions, write_questions
@@ -52,7 +53,8 @@ def prepare_sources(cfg: Config) -> None:
 
 @recipe("prepare_data", on_gpus=None)
 def main(cfg: Config) -> None:
-    prepare_data(cfg)
+    with owned(cfg, "prepare_data"):
+        prepare_data(cfg)
 
 
 if __name__ == "__main__":

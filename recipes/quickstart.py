@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 from evaluate import evaluate
@@ -27,12 +26,12 @@ from rich.console import Console
 from train_grpo import train_grpo
 
 from alphamed_nemo.cli.derived import fill_derived
-from alphamed_nemo.cli.preflight import check_run
+from alphamed_nemo.cli.preflight import check_run, check_training
 from alphamed_nemo.cli.progress import Stages
 from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.cli.run_start import own_quickstart
 from alphamed_nemo.clinic.corpus import FORCED_PREFIX
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.fetch import smollm2
 from alphamed_nemo.launch.components import announce_processor
@@ -45,11 +44,12 @@ def quickstart(cfg: Config) -> None:
         smollm2.fetch_smollm2(Path(cfg.model.path))
         fill_derived(cfg)  # the chat template follows the model
     check_run(cfg)
-    folder, stages, console = RunFolder.of(cfg), Stages(7), Console(highlight=False)
-    if folder.config.exists():  # a run of its own each time, not the rest of the last one
-        console.print(f"replacing the earlier run in {folder.root}")
-        shutil.rmtree(folder.root)
-    write_config(cfg, folder.config)
+    with own_quickstart(cfg) as folder:  # a run of its own each time, not the rest of the last one
+        run_stages(cfg, folder)
+
+
+def run_stages(cfg: Config, folder: RunFolder) -> None:
+    stages, console = Stages(7), Console(highlight=False)
     with Launcher(folder.logs) as launcher:
         start_servers(cfg, launcher, cfg.model.path)
         from alphamed_nemo.export.convert import convert_to_hf  # torch and Megatron: seconds, in which they come up
@@ -62,6 +62,7 @@ def quickstart(cfg: Config) -> None:
             evaluate(with_evaluation(cfg, cfg.model.path, "base"), launcher)
             evaluate(with_prompting(cfg), launcher)
         with stages.stage("Train", f"GRPO, {cfg.parallel.world_size} ranks"):
+            check_training(cfg)
             train_grpo(cfg, launcher)
         launcher.stop("vllm")
         with stages.stage("Convert", "to Hugging Face"):

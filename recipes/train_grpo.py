@@ -9,11 +9,10 @@ loop). A server whose url is set already runs and is used as it is.
 
 from __future__ import annotations
 
-from alphamed_nemo.cli.preflight import check_training
 from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower
 from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.cli.run_start import keep_config, training
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.components import announce_processor, trainer
 from alphamed_nemo.launch.local import Launcher
@@ -21,15 +20,17 @@ from alphamed_nemo.launch.servers import start_servers, wait_ready
 
 
 def train_grpo(cfg: Config, launcher: Launcher) -> None:
-    """Trains to `grpo.steps`. Starts what does not run yet, and leaves the servers running for the caller."""
-    check_training(cfg)
+    """Trains to `grpo.steps` in a folder that the caller owns.
+
+    Starts what does not run yet, and leaves the servers running for the caller.
+    """
     folder = RunFolder.of(cfg)
     with GrpoProgress(cfg.grpo.steps) as progress:
         start_servers(cfg, launcher, cfg.model.path)
         progress.say(f"starting the servers ({folder.logs})")
         wait_ready(launcher)
 
-        write_config(cfg, folder.config)
+        keep_config(cfg)
         launcher.start(trainer(cfg))
         progress.say("starting the trainer, which loads the model and gives its weights to the server")
         follower = MetricsFollower(folder.metrics)
@@ -44,7 +45,7 @@ def train_grpo(cfg: Config, launcher: Launcher) -> None:
 @recipe("train_grpo")
 def main(cfg: Config) -> None:
     announce_processor(cfg)
-    with Launcher(RunFolder.of(cfg).logs) as launcher:
+    with training(cfg, "train_grpo") as folder, Launcher(folder.logs) as launcher:
         train_grpo(cfg, launcher)
 
 

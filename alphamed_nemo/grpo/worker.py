@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -27,6 +29,7 @@ from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rollout.client import RolloutClient
 from alphamed_nemo.rollout.refit import WeightTransfer
 from alphamed_nemo.rollout.update_manifest import Manifest
+from alphamed_nemo.run_lock import hold
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,27 @@ def main(config_path: str) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {os.environ.get('RANK', 0)} %(message)s")
     stop = StopFlag()
     cfg = load_config(config_path)
+    with owned(RunFolder.of(cfg)):
+        train(cfg, stop)
+
+
+@contextmanager
+def owned(folder: RunFolder) -> Iterator[None]:
+    """Rank 0, which writes the run folder, owns it; another trainer of the folder ends with status 2."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with ExitStack() as owning:
+        try:
+            owning.enter_context(hold(folder.trainer_lock, "trainer"))
+        except ValueError as error:
+            log.error("error: %s", error)
+            sys.exit(2)
+        yield
+
+
+def train(cfg: Config, stop: StopFlag) -> None:
+    """Trains to the end, or until asked to stop."""
     families.register(cfg.model.families)
     initialize(cfg.parallel, cfg.run.seed)
     exchange = Exchange()
@@ -43,6 +67,8 @@ def main(config_path: str) -> None:
     policy = MegatronPolicy(cfg.model, cfg.parallel, cfg.optim, cfg.model.path, total_steps=updates)
     servers = connect_servers(cfg, policy) if exchange.rank == 0 else None
     record_of_run = open_record(cfg, policy) if exchange.rank == 0 else None
+    if exchange.rank == 0:
+        RunFolder.of(cfg).done.unlink(missing_ok=True)  # of a run that was shorter
     complete = Trainer(cfg, policy, exchange, servers, record_of_run, stop.is_set).run()
     stop.close()
     if complete and exchange.rank == 0:

@@ -19,8 +19,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from alphamed_nemo.cli.preflight import check_built, check_own_code, check_training
+from alphamed_nemo.cli.preflight import check_built, check_own_code
 from alphamed_nemo.cli.recipe import recipe
+from alphamed_nemo.cli.run_start import keep_config, training
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import SECRETS, write_config
 from alphamed_nemo.config.run_folder import RunFolder
@@ -176,7 +177,7 @@ def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
     name, health URL (- for none), restarts, and in whole seconds the limits of `Component` for being ready, without an
     answer, with a wrong one, and for its end; tab-separated, in order."""
     folder.mkdir(parents=True)
-    write_config(cfg, RunFolder.of(cfg).config)
+    keep_config(cfg)
     write_config(cfg, folder / "config.yaml")
     lines = []
     for step in steps:
@@ -187,6 +188,12 @@ def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
         columns = component.name, component.health or "-", component.restarts, *map(math.ceil, limits)
         lines.append("\t".join(map(str, columns)))
     (folder / "steps").write_text("\n".join(lines) + "\n")
+
+
+def was_started_before(cfg: Config, allocation: Allocation) -> bool:
+    """Whether an earlier attempt of this job has begun the run: run.resume=false is for the first one."""
+    job = allocation.attempt.rpartition("-")[0]
+    return any(RunFolder.of(cfg).logs.glob(f"{job}-*"))
 
 
 def is_complete(cfg: Config) -> bool:
@@ -248,11 +255,12 @@ def main(cfg: Config) -> None:
         print(dry_run(cfg, allocation))
         return
     steps = plan_training(cfg, allocation)
-    if is_complete(cfg):
+    cfg.run.resume = cfg.run.resume or was_started_before(cfg, allocation)
+    if cfg.run.resume and is_complete(cfg):
         log.info("%s is complete: nothing to do", RunFolder.of(cfg).root)
     else:
-        check_training(cfg)
-        write_steps(cfg, steps, folder)
+        with training(cfg, "the start of train_grpo"):
+            write_steps(cfg, steps, folder)
     print(folder)
 
 

@@ -16,7 +16,7 @@ from alphamed_nemo import devices
 from alphamed_nemo.cli import recipe as recipe_top
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
-from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_run
+from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_run, check_training
 from alphamed_nemo.cli.recipe import check_overrides
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.limits import check_values
@@ -115,6 +115,7 @@ def label_difficulty_(cfg: Config) -> str:
 def train_grpo_(cfg: Config) -> str:
     from train_grpo import train_grpo
 
+    check_training(cfg)
     with pytest.raises(Reached, match="vllm"):
         train_grpo(cfg, NothingStarts())
     return "checked, to its first process"
