@@ -190,6 +190,21 @@ def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
     (folder / "steps").write_text("\n".join(lines) + "\n")
 
 
+def begin(cfg: Config, allocation: Allocation, folder: Path) -> None:
+    """Writes the steps of this attempt to `folder`, unless the run is complete.
+
+    Raises:
+        ValueError: a setting cannot work, the run is in use, or its checkpoint is of another run.
+    """
+    steps = plan_training(cfg, allocation)
+    cfg.run.resume = cfg.run.resume or was_started_before(cfg, allocation)
+    if cfg.run.resume and is_complete(cfg):
+        log.info("%s is complete: nothing to do", RunFolder.of(cfg).root)
+        return
+    with training(cfg, "the start of train_grpo"):
+        write_steps(cfg, steps, folder)
+
+
 def was_started_before(cfg: Config, allocation: Allocation) -> bool:
     """Whether an earlier attempt of this job has begun the run: run.resume=false is for the first one."""
     job = allocation.attempt.rpartition("-")[0]
@@ -254,13 +269,7 @@ def main(cfg: Config) -> None:
     if os.environ.get("ALPHAMED_DRY_RUN"):
         print(dry_run(cfg, allocation))
         return
-    steps = plan_training(cfg, allocation)
-    cfg.run.resume = cfg.run.resume or was_started_before(cfg, allocation)
-    if cfg.run.resume and is_complete(cfg):
-        log.info("%s is complete: nothing to do", RunFolder.of(cfg).root)
-    else:
-        with training(cfg, "the start of train_grpo"):
-            write_steps(cfg, steps, folder)
+    begin(cfg, allocation, folder)
     print(folder)
 
 

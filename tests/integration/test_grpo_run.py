@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ from alphamed_nemo.launch.components import trainer
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import start_servers, wait_ready
 from alphamed_nemo.policy.checkpoint import manifest
+from alphamed_nemo.run_lock import hold
 
 BASE = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
 WORKER = "alphamed_nemo.grpo.worker"
@@ -55,13 +58,18 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
 
 
 def start_training(
-    servers: tuple[Config, Launcher], name: str, worker: str = WORKER, check: bool = True, **grpo: object
+    servers: tuple[Config, Launcher],
+    name: str,
+    worker: str = WORKER,
+    check: bool = True,
+    accept: Sequence[str] = (),
+    **grpo: object,
 ) -> RunFolder:
-    """Starts the trainer of a run of its own; `check`: every refit."""
+    """Starts the trainer of a run of its own; `check`: every refit; `accept`: changes since its checkpoint."""
     cfg, launcher = servers
     cfg = dataclasses.replace(
         cfg,
-        run=dataclasses.replace(cfg.run, name=name),
+        run=dataclasses.replace(cfg.run, name=name, accept_changes=list(accept)),
         grpo=dataclasses.replace(cfg.grpo, **grpo),
         rollout=dataclasses.replace(cfg.rollout, check_every_refit=check),
     )
@@ -73,7 +81,7 @@ def start_training(
     return folder
 
 
-def train(servers: tuple[Config, Launcher], name: str, **grpo: object) -> list[dict]:
+def train(servers: tuple[Config, Launcher], name: str, **grpo: Any) -> list[dict]:
     """Trains to the end; the rows of metrics.jsonl."""
     folder = start_training(servers, name, **grpo)
     try:
@@ -138,6 +146,48 @@ def test_resumed_run_passes_a_damaged_checkpoint_over_and_repeats_the_uninterrup
     before = contents(folder.checkpoints / "step_2")
     assert before.keys() == end.keys()
     assert any(before[name] != end[name] for name in end if name.endswith(".distcp"))
+
+
+def part_of(whole: RunFolder, name: str) -> RunFolder:
+    """A run as `whole` was after step 2."""
+    folder = RunFolder(whole.root.with_name(name))
+    shutil.copytree(whole.checkpoints / "step_2", folder.checkpoints / "step_2")
+    return folder
+
+
+def test_a_resumed_run_takes_another_schedule_and_length_and_says_so(servers, whole):
+    cfg, launcher = servers
+    folder = part_of(whole[0], "longer")
+    other = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, lr=1e-3, min_lr=1e-5, schedule="cosine"))
+    folder.done.touch()  # of a run of 2 steps
+    train((other, launcher), "longer", steps=6, save_every=3)
+    rates = [row["lr"] for row in rows(folder)]
+    assert rates == pytest.approx([1e-5 + 99e-5 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(3, 7)])
+    said = launcher.log_of("trainer").read_text()
+    assert "another optim.lr (0.0003 in the checkpoint, 0.001 now): the new value is taken" in said
+    assert "another grpo.steps (4 in the checkpoint, 6 now): the new value is taken" in said
+
+
+def test_a_resume_with_other_questions_or_another_method_is_refused_unless_it_is_asked_for(servers, whole, tmp_path):
+    folder = part_of(whole[0], "others")
+    questions = [dataclasses.replace(question, stem=f"New: {question.stem}") for question in embedded_bank(64, 0)[0]]
+    write_questions(questions[:40], tmp_path / "others.jsonl")
+    changes = {"questions": str(tmp_path / "others.jsonl"), "kl_coef": 0.01}
+    with pytest.raises(ComponentError, match=r"(?s)step_2 was trained with another grpo.kl_coef .*grpo.questions"):
+        train(servers, "others", steps=4, **changes)
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step_2"] and rows(folder) == []
+    resumed = train(servers, "others", steps=4, accept=["grpo.kl_coef", "grpo.questions"], **changes)
+    assert [row["step"] for row in resumed] == [3, 4]
+    samples = [json.loads(line) for line in (folder.samples / "step_4.jsonl").read_text().splitlines()]
+    assert all(sample["question"].startswith("New: ") for sample in samples)
+
+
+def test_a_second_trainer_of_a_run_folder_is_refused_and_writes_nothing(servers):
+    folder = RunFolder(Path(servers[0].run.dir) / "taken")
+    with hold(folder.trainer_lock, "another trainer"):
+        with pytest.raises(ComponentError, match=rf"taken is in use by another trainer on .*process {os.getpid()}"):
+            train(servers, "taken", steps=1)
+    assert sorted(path.name for path in folder.root.iterdir()) == [".trainer.lock", "config.yaml"]
 
 
 def test_request_to_stop_saves_at_a_step_boundary(servers):

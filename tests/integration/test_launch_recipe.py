@@ -96,3 +96,18 @@ def test_metrics_reach_tensorboard_through_nemos_experiment_manager(
     assert set(events.Tags()["scalars"]) >= {"reward/mean", "timing/step"}
     assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(0, 0.0), (1, 0.25), (2, 0.5)]
     assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+
+
+def test_tensorboard_shows_no_step_twice_after_a_resume_from_an_earlier_step(tmp_path: Path) -> None:
+    from alphamed_nemo.grpo.loggers import experiment_loggers
+
+    cfg = Config()
+    cfg.run.dir = str(tmp_path)
+    for attempt, steps in enumerate([(1, 2, 3, 4), (3, 4, 5), (4,)]):
+        log = experiment_loggers(cfg)
+        for step in steps:
+            log({"reward/mean": step + attempt / 4}, step)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("reward/mean")]
+    assert shown == [(1, 1.0), (2, 2.0), (3, 3.25), (4, 4.5)]

@@ -76,6 +76,34 @@ def test_rewind_drops_later_steps_and_a_torn_line(tmp_path):
     assert [row["step"] for row in rows(run.path)] == [1, 2]
 
 
+def test_rewind_removes_the_samples_of_steps_that_are_undone(tmp_path):
+    run = record(tmp_path)
+    for step in (9, 10, 11):
+        run.write(step, {"processed_tokens": 20.0}, TIMING, collected())
+    (run.samples / "notes.txt").touch()
+    run.rewind(9)
+    assert sorted(path.name for path in run.samples.iterdir()) == ["notes.txt", "step_9.jsonl"]
+
+
+TORN = [b'{"step": 2, "lo', b"\xff\xfe", b"[]", b"null", b"{}", b'{"step": "2"}', b""]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_torn_row_in_the_middle_is_dropped_with_its_line_and_stops_no_resume(tmp_path, torn, caplog):
+    run = record(tmp_path)
+    run.path.write_bytes(b'{"step": 1}\n' + torn + b'\n{"step": 3}\n{"step": 4}\n')
+    run.rewind(3)
+    assert run.path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
+    assert f"{run.path}, line 2: no row of metrics, dropped" in caplog.text
+
+
+def test_a_row_is_on_the_disk_before_the_step_is_saved(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append((tmp_path / "metrics.jsonl").read_text()))
+    record(tmp_path).write(1, {"processed_tokens": 20.0}, TIMING, collected())
+    assert [json.loads(text)["step"] for text in synced] == [1]
+
+
 def test_loggers_get_metrics_and_step(tmp_path):
     seen = []
     record(tmp_path, loggers=[lambda metrics, step: seen.append((step, metrics["loss"]))]).write(

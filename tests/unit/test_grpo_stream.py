@@ -63,3 +63,11 @@ def test_curriculum_without_levels_is_refused():
 def test_empty_training_set_is_refused():
     with pytest.raises(ValueError, match="no question"):
         QuestionStream([], 1)
+
+
+def test_a_training_set_that_may_be_another_one_drops_what_is_gone_and_brings_the_rest_with_the_next_pass() -> None:
+    stream = QuestionStream(questions(3), seed=1)
+    stream.restore({"epoch": 4, "pending": ["gone", *list(stream.questions)[:1], "lost"]}, drop_unknown=True)
+    first, *following = (question.id for question in stream.take(4))
+    assert first == next(iter(stream.questions))
+    assert sorted(following) == sorted(stream.questions) and stream.epoch == 5

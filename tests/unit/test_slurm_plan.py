@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
 
 import pytest
 
-from alphamed_nemo.config import Config
+from alphamed_nemo.clinic.bank import embedded_bank
+from alphamed_nemo.config import Config, ParallelConfig
 from alphamed_nemo.config.files import load_config
+from alphamed_nemo.config.run_folder import fill_paths
+from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.launch import slurm
 from alphamed_nemo.launch.allocation import Allocation
+from alphamed_nemo.run_lock import hold
 from tests.tiny_hf import CONFIGS, write_model
 
+ASSETS = Path(slurm.__file__).parents[1] / "assets"
 KEYS = {"ALPHAMED_ROLLOUT_API_KEY": "rollout/secret+1==", "ALPHAMED_REWARD_API_KEY": "reward/secret+2=="}
 
 
@@ -158,3 +164,47 @@ def test_a_dry_run_checks_the_layout_against_a_model_that_it_sees(cfg: Config) -
     cfg.parallel.tensor, cfg.parallel.data = 3, 1
     with pytest.raises(ValueError, match="parallel.tensor: 3 does not divide the model's"):
         slurm.dry_run(cfg, allocation(3))
+
+
+@pytest.fixture
+def tiny(cfg: Config) -> Config:
+    """A run that can be planned to the end: one rank of the tiny model on a CPU node, with questions."""
+    cfg.model.path, cfg.model.max_length = str(ASSETS / "tiny_base"), 192
+    cfg.parallel, cfg.rollout.tensor, cfg.rollout.max_new_tokens = ParallelConfig(), 1, 48
+    cfg.data.prompt, cfg.data.chat_template = "tiny", False
+    fill_paths(cfg)
+    write_questions(embedded_bank(8, 0)[0], cfg.grpo.questions)
+    return cfg
+
+
+def begin(cfg: Config, attempt: str, **run: object) -> Path:
+    """One attempt, with settings that only the command line has."""
+    cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, **run))
+    node = dataclasses.replace(allocation(1, gpus=0, rollout_nodes=0), attempt=attempt)
+    folder = Path(cfg.run.dir) / "test" / "logs" / attempt
+    slurm.begin(cfg, node, folder)
+    return folder
+
+
+def test_a_requeued_job_resumes_its_own_run_although_it_was_submitted_to_start_afresh(tiny: Config) -> None:
+    root = Path(tiny.run.dir) / "test"
+    (root / "checkpoints" / "step_75").mkdir(parents=True)  # an earlier run, complete
+    (root / "DONE").touch()
+    begin(tiny, "17-0", resume=False)
+    assert not (root / "checkpoints").exists() and not (root / "DONE").exists()
+    (aside,) = Path(tiny.run.dir).glob("test.*")
+    assert (aside / "DONE").exists() and (aside / "checkpoints" / "step_75").is_dir()
+    (root / "checkpoints" / "step_10").mkdir(parents=True)  # what the first attempt has saved
+    begin(tiny, "17-1", resume=False)
+    assert (root / "checkpoints" / "step_10").is_dir()
+    assert load_config(root / "config.yaml").run.resume
+    assert not load_config(root / "attempts" / "1.yaml").run.resume
+    begin(tiny, "18-0", resume=False)  # another job
+    assert not (root / "checkpoints").exists() and len(list(Path(tiny.run.dir).glob("test.*"))) == 2
+
+
+def test_a_job_whose_run_a_trainer_still_writes_is_refused(tiny: Config) -> None:
+    root = Path(tiny.run.dir) / "test"
+    with hold(root / ".trainer.lock", "trainer"), pytest.raises(ValueError, match="in use by trainer on"):
+        begin(tiny, "17-0")
+    assert not (root / "logs").exists() and not (root / "config.yaml").exists()
