@@ -19,6 +19,7 @@ from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.sources import LOADERS
 from alphamed_nemo.export.base_model import is_hub_name
+from alphamed_nemo.grpo.identity import KEY, questions_contents
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.rewards.functions import part_of
@@ -50,7 +51,8 @@ class TrainingRecord:
     Attributes:
         checkpoint: its folder.
         folder: the run's; None where the checkpoint lies in none with a config.yaml.
-        settings: config.yaml as it was written, by whatever version; empty without one.
+        settings: config.yaml as it was written, by whatever version, with those settings of training that the
+            checkpoint itself records: a later attempt may have changed them. Empty without a config.yaml.
         step: updates of the weights.
         weights_only: it holds no optimizer: a converted model, not a trained one.
         made_with: layout and versions, from the checkpoint's manifest.
@@ -85,7 +87,7 @@ class TrainingRecord:
         known = {
             "checkpoint": source,
             "folder": folder,
-            "settings": _settings(folder.config) if folder else {},
+            "settings": _as_trained(_settings(folder.config), state) if folder else {},
             "step": state.get("step", 0),
             "weights_only": weights_only,
             "made_with": {key: about[key] for key in ("layout", "torch", "megatron") if key in about},
@@ -180,10 +182,20 @@ def _settings(path: Path) -> dict[str, Any]:
     return values
 
 
+def _as_trained(settings: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    for name, value in state.get(KEY, {}).get("settings", {}).items():
+        group, _, leaf = name.partition(".")
+        settings.setdefault(group, {})[leaf] = value
+    return settings
+
+
 def _questions(record: TrainingRecord, state: dict[str, Any]) -> list[Question]:
-    """The training questions, if the file still holds those that the checkpoint has in its order."""
+    """The training questions, if the file still holds those that the checkpoint was trained on."""
     path = record.locate(record.get("grpo.questions", ""))
     questions = read_questions(path) if path else []
+    contents = state.get(KEY, {}).get("contents", {}).get("grpo.questions")
+    if contents is not None:
+        return questions if questions and questions_contents(questions) == contents else []
     known = {question.id for question in questions}
     pending = (state.get("stream") or {}).get("pending", [])
     return questions if known.issuperset(pending) else []

@@ -102,14 +102,19 @@ def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[Difference]
     return list(found.values())
 
 
+def questions_contents(questions: list[Question]) -> str:
+    """Their number and a hash of all that they hold, in whatever order they are."""
+    rows = sorted(map(asdict, questions), key=lambda row: row["id"])
+    return f"{len(rows)} questions, {_sha256(rows)}"
+
+
 def _contents(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     model = Path(cfg.model.path)
-    questions = sorted(map(asdict, read_questions(cfg.grpo.questions)), key=lambda row: row["id"])
     prompt = [format_prompt(PROBE, cfg.data.prompt), *(map(repr, EXAMPLES.get(cfg.data.prompt, ())))]
     contents = {
         "model.path": _sha256(_base_model(model, RunFolder.of(cfg).hashes)),
         TOKENIZER: _sha256(_tokenizer(model, tokenizer)),
-        "grpo.questions": f"{len(questions)} questions, {_sha256(questions)}",
+        "grpo.questions": questions_contents(read_questions(cfg.grpo.questions)),
         "data.prompt": _sha256(prompt),
     }
     if uses_chat_template(tokenizer, cfg.data):
