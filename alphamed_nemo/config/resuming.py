@@ -67,7 +67,7 @@ SETTINGS: dict[str, Resume] = {
 }
 
 # Compared by what the files hold, not by where they are.
-PLACES = ("model.path", "grpo.questions")
+PLACES = ("model.path", "model.families", "grpo.questions", "grpo.loss", "reward.functions")
 
 # What belongs to a run's identity and is no setting.
 TOKENIZER = "tokenizer"

@@ -81,7 +81,14 @@ class Checkpoints:
 
     def _newest(self) -> Path | None:
         """Rank 0: the checkpoint to resume from, once it is known to be of this run."""
-        newest = checkpoint.latest(self.folder) if self.cfg.run.resume else None
+        if not self.cfg.run.resume:
+            if any(self.folder.glob("step_*")):
+                raise ValueError(
+                    f"run.resume=false: {self.folder} holds checkpoints of an earlier run; move {self.folder.parent} "
+                    "aside, as the recipe train_grpo does, or set another run.name"
+                )
+            return None
+        newest = checkpoint.latest(self.folder)
         if newest is not None:
             stored = json.loads((newest / STATE).read_text()).get(KEY)
             compare(stored, self.identity, self.cfg.run.accept_changes, newest)

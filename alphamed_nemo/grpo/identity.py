@@ -120,11 +120,14 @@ def _contents(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]
     if uses_chat_template(tokenizer, cfg.data):
         contents["data.chat_template"] = _sha256(tokenizer.chat_template)
     own = {"model.families": cfg.model.families, "reward.functions": cfg.reward.functions, "grpo.loss": [cfg.grpo.loss]}
-    for key, places in own.items():
-        files = [user_code.source_file(place, key) for place in places if user_code.is_place(place)]
-        if files:
-            contents[key] = _sha256([digest(file) for file in files if file is not None])
-    return contents
+    return contents | {key: _code(places, key) for key, places in own.items()}
+
+
+def _code(places: list[str], key: str) -> str:
+    """Names of functions and rows, and a hash of the files that those of the user's own are in."""
+    names = ", ".join(map(user_code.name_of, places)) or "none"
+    files = [user_code.source_file(place, key) for place in places if user_code.is_place(place)]
+    return f"{names}, {_sha256([digest(file) for file in files if file is not None])}" if files else names
 
 
 def _base_model(folder: Path, cache: Path) -> list[Any]:

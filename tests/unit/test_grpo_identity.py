@@ -78,6 +78,14 @@ def fewer_questions(cfg: Config) -> None:
     write_questions(embedded_bank(8, 0)[0][:7], cfg.grpo.questions)
 
 
+def built_in_loss(cfg: Config) -> None:
+    cfg.grpo.loss = "gspo"
+
+
+def a_reward_of_its_own(cfg: Config) -> None:
+    cfg.reward.functions = ["correct", cfg.grpo.loss]
+
+
 def other_loss(cfg: Config) -> None:
     path = Path(cfg.grpo.loss.removesuffix(":loss"))
     path.write_text(path.read_text().replace("0", "1"))
@@ -95,7 +103,9 @@ def other_loss(cfg: Config) -> None:
             "grpo.questions",
             r"8 questions, sha256 \w{12} in the checkpoint, 7 questions, sha256 \w{12} now",
         ),
-        (other_loss, "grpo.loss", "sha256"),
+        (other_loss, "grpo.loss", "loss, sha256"),
+        (built_in_loss, "grpo.loss", r"loss, sha256 \w{12} in the checkpoint, gspo now"),
+        (a_reward_of_its_own, "reward.functions", "none in the checkpoint, correct, loss, sha256"),
     ],
 )
 def test_other_contents_under_the_same_names_are_refused_unless_asked_for(cfg, change, name, said):
@@ -114,7 +124,6 @@ REFUSED = {
     "rollout.temperature": 0.7,
     "reward.protocol": "lenient",
     "grpo.advantage": "group_mean",
-    "grpo.loss": "gspo",
     "grpo.kl_coef": 0.1,
     "grpo.clip_high": 0.28,
     "grpo.updates_per_batch": 2,
@@ -171,6 +180,8 @@ def test_every_difference_is_named_at_once(cfg):
 
 def test_the_same_files_in_another_place_are_the_same_run(cfg, tmp_path, caplog):
     stored = of(cfg)
+    loss = Path(cfg.grpo.loss.removesuffix(":loss"))
+    cfg.grpo.loss = f"{loss.rename(tmp_path / 'moved.py')}:loss"
     for key in (cfg.model.path, cfg.grpo.questions):
         Path(key).rename(f"{key}.moved.jsonl")
     cfg.model.path, cfg.grpo.questions = f"{cfg.model.path}.moved.jsonl", f"{cfg.grpo.questions}.moved.jsonl"
