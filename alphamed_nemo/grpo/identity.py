@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KEY = "identity"  # of the state file
-READERS = 8  # files hashed at a time: one thread hashes 1 to 2 GB/s, and disks of clusters give several times that
+READERS = 8  # files hashed at a time: one core hashes 1 to 2 GB/s, and disks of clusters give several times that
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
 UNIMPORTANT = ("transformers_version", "_name_or_path", "torch_dtype", "dtype")  # of config.json
 PROBE = Question("probe", "", "Which?", ("first", "second"), "A", context="Context.")
@@ -54,7 +54,7 @@ class Difference:
 def identity(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, Any]]:
     """What this run is: `settings` by dotted name, and `contents`: a hash by the name of what it is of.
 
-    Reads every byte of the base model the first time in a run folder, which keeps the hashes; 16 GB take about 10 s.
+    Reads every byte of the base model the first time in a run folder, which keeps the hashes: a second per GB and core.
     """
     names = [name for name, *_ in known_settings() if on_resume(name) != "unasked" and name not in PLACES]
     return {"settings": {name: setting(cfg, name) for name in names}, "contents": _contents(cfg, tokenizer)}
@@ -152,6 +152,8 @@ def _hashes(files: list[Path], cache: Path) -> list[str]:
         known = {}
     marks = {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     unread = [name for name, mark in marks.items() if known.get(name, [None])[:-1] != mark]
+    if unread:
+        log.info("hashing %.1f GB of the base model, once for this run", sum(marks[name][0] for name in unread) / 1e9)
     with ThreadPoolExecutor(READERS) as pool:
         fresh = dict(zip(unread, pool.map(lambda name: digest(Path(name)), unread), strict=True))
     entries = {name: [*mark, fresh.get(name) or known[name][-1]] for name, mark in marks.items()}
