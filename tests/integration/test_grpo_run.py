@@ -27,7 +27,6 @@ from alphamed_nemo.launch.components import trainer
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import start_servers, wait_ready
 from alphamed_nemo.policy.checkpoint import manifest
-from alphamed_nemo.run_lock import hold
 
 BASE = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
 WORKER = "alphamed_nemo.grpo.worker"
@@ -180,14 +179,6 @@ def test_a_resume_with_other_questions_or_another_method_is_refused_unless_it_is
     assert [row["step"] for row in resumed] == [3, 4]
     samples = [json.loads(line) for line in (folder.samples / "step_4.jsonl").read_text().splitlines()]
     assert all(sample["question"].startswith("New: ") for sample in samples)
-
-
-def test_a_second_trainer_of_a_run_folder_is_refused_and_writes_nothing(servers):
-    folder = RunFolder(Path(servers[0].run.dir) / "taken")
-    with hold(folder.trainer_lock, "another trainer"):
-        with pytest.raises(ComponentError, match=rf"taken is in use by another trainer on .*process {os.getpid()}"):
-            train(servers, "taken", steps=1)
-    assert sorted(path.name for path in folder.root.iterdir()) == [".trainer.lock", "config.yaml"]
 
 
 def test_request_to_stop_saves_at_a_step_boundary(servers):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.clinic.bank import embedded_bank
+from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.run_lock import hold
@@ -34,3 +38,16 @@ def test_a_recipe_in_a_folder_in_use_ends_with_status_2_and_names_the_owner(tmp_
     assert f"in use by train_grpo on {owner['host']} (process {owner['pid']}, started {owner['started']})" in line
     assert sorted(path.name for path in folder.root.iterdir()) == [".lock", "data"]
     assert list(folder.subset.parent.iterdir()) == [folder.subset]
+
+
+def test_a_second_trainer_of_a_run_folder_ends_with_status_2_and_writes_nothing(tmp_path):
+    cfg = Config()
+    cfg.run.dir, cfg.run.name = str(tmp_path), "mine"
+    folder = RunFolder.of(cfg)
+    write_config(cfg, folder.config)
+    with hold(folder.trainer_lock, "trainer"):
+        words = [sys.executable, "-m", "alphamed_nemo.grpo.worker", str(folder.config)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"RANK": "0"})
+    assert done.returncode == 2
+    assert f"error: {folder.root} is in use by trainer on {socket.gethostname()} (process {os.getpid()}," in done.stderr
+    assert sorted(path.name for path in folder.root.iterdir()) == [".trainer.lock", "config.yaml"]
