@@ -55,7 +55,7 @@ def connect_servers(cfg: Config, policy: MegatronPolicy) -> Servers:
         cfg,
         stream,
         policy.tokenizer,
-        RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout),
+        RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, policy.hf_config.vocab_size),
         RewardClient(cfg.reward.url, cfg.reward),
     )
     manifest = Manifest(hf_shapes(policy.hf_config), cfg.model.dtype)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
 from alphamed_nemo.config import Config
@@ -35,7 +37,8 @@ def rollout_client(cfg: Config, launcher: Launcher, model_path: str) -> RolloutC
     """
     start_servers(cfg, launcher, model_path, rewards=False)
     wait_ready(launcher)
-    return RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
+    vocabulary = json.loads((Path(model_path) / "config.json").read_text())["vocab_size"]
+    return RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, vocabulary)
 
 
 def reward_client(cfg: Config, launcher: Launcher) -> RewardClient:
