@@ -1,4 +1,4 @@
-"""What an address to listen on means. Numbers are understood in every spelling that the system takes: 0, 0x0, ::0, *."""
+"""What an address to listen on means, in every spelling that the system takes: 0, 0x0, ::0, *."""
 
 from __future__ import annotations
 

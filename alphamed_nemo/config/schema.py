@@ -53,7 +53,7 @@ class RunConfig:
     resume: bool = True  # continue from the newest checkpoint in the run folder, where there is one
     component_timeout_s: float = ranged(1800.0, low=1)  # longest start of a component, 140 GB from disk included
     server_restarts: int = ranged(3, low=0)  # restarts per run of rollout and reward servers that died or hang
-    hang_timeout_s: float = ranged(60.0, low=1)  # a server whose /health is unanswered for this long counts as hanging
+    hang_timeout_s: float = ranged(60.0, low=1)  # of unanswered /health, or a stopped process, that counts as hanging
     loggers: list[Logger] = field(default_factory=lambda: ["tensorboard"])
 
 

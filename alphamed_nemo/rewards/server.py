@@ -36,6 +36,7 @@ from alphamed_nemo.access import RequireKey
 from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.config.hosts import is_loopback
+from alphamed_nemo.config.scrub import log_to_stderr
 from alphamed_nemo.rewards.connections import BACKLOG, PatientProtocol, raise_file_limit
 from alphamed_nemo.rewards.counters import ServerMetrics
 from alphamed_nemo.rewards.functions import FunctionFailed, RewardFunctions, check_functions
@@ -242,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT, finishes what is in flight and returns 0; 2 where a function cannot be loaded, or
     file descriptors are too few."""
     cfg, limits = parse_arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr("%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         raise_file_limit()
         app = create_app(cfg, limits)
