@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import resource
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -15,16 +18,16 @@ import pytest
 
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.rewards.connections import raise_file_limit
 from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rewards.rule import score_all
 from alphamed_nemo.rewards.score import RewardError, RewardItem
 from alphamed_nemo.rewards.server import parse_arguments
-from tests.integration.hostile import ITEM, bombard, free_port, items, start_server, stop_server
+from tests.integration.hostile import ITEM, KEY, besiege, free_port, items, start_server, stop_server
 
 QUESTION = Question("q", "own", "Which?", ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol"), "C")
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")
-HOSTILE_REQUESTS = int(os.environ.get("ALPHAMED_HOSTILE_REQUESTS", "1000"))
-GROWTH_MB = 40  # a body of the largest allowed size leaves about this much behind in the allocator
+GROWTH_MB = 64  # bodies of several megabytes, up to eight at once, leave about this much behind in the allocator
 
 
 @pytest.fixture(scope="module")
@@ -164,23 +167,37 @@ def test_metrics_count_items_rewards_and_refusals(start):
         assert line in text.splitlines()
 
 
-def test_hostile_requests_leave_it_answering_with_flat_memory(server):
-    bombard(server, 200, seed=0)
-    before = server.rss_mb()
-    statuses = bombard(server, HOSTILE_REQUESTS)
-    assert statuses["422"] > HOSTILE_REQUESTS / 5
-    assert server.rss_mb() < before + GROWTH_MB, statuses
+@pytest.mark.parametrize(
+    ("hostile", "good", "idle"), [(300, 50, 60), pytest.param(10_000, 1_000, 500, marks=pytest.mark.nightly)]
+)
+def test_good_requests_are_answered_beside_hostile_ones_and_nothing_is_left_of_either(start, hostile, good, idle):
+    server = start(api_key=KEY)
+    besiege(server, 200, 10, 10, seed=0)  # what is allocated once
+    siege = besiege(server, hostile, good, idle)
+    assert siege.wrong == 0, siege
+    assert siege.rss_mb[1] < siege.rss_mb[0] + GROWTH_MB, siege
+    assert siege.files[1] <= siege.files[0], siege
+    assert siege.statuses["422"] > hostile / 5 and siege.statuses["401"] > hostile / 50, siege
 
 
-def test_idle_connections_do_not_keep_others_out(server):
-    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
-    try:
-        for connection in idle[:50]:
-            connection.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+def test_more_idle_connections_than_file_descriptors_do_not_keep_others_out(start):
+    server = start()
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (1024, 1024))
+    with ExitStack() as standing:
+        raise_file_limit()
+        idle = [standing.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(1500)]
+        for connection in idle[::2]:
+            with suppress(ConnectionError):  # closed already, in favour of later ones
+                connection.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        assert httpx.get(f"{server.url}/health").status_code == 200
         assert httpx.post(f"{server.url}/score", content=items(ITEM)).status_code == 200
-    finally:
-        for connection in idle:
-            connection.close()
+
+
+def test_too_few_file_descriptors_are_an_error_at_the_start(tmp_path):
+    argv = [sys.executable, "-m", "alphamed_nemo.rewards.server", "--port", str(free_port())]
+    done = subprocess.run(["prlimit", "--nofile=512:512", *argv], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: at most 512 file descriptors (ulimit -Hn), expected at least 1024; raise the limit\n"
 
 
 def test_no_server_is_an_error_and_a_failure_never_a_reward():
