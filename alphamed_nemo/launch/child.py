@@ -212,11 +212,11 @@ def descendants(root: int, state: str = "") -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            found, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            current, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        states[int(entry.name)] = found
-        if found != "Z":
+        states[int(entry.name)] = current
+        if current != "Z":
             children.setdefault(int(parent), []).append(int(entry.name))
     found: list[int] = []
     queue = [root]

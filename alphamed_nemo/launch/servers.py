@@ -22,11 +22,22 @@ T = TypeVar("T")
 
 
 def start_servers(cfg: Config, launcher: Launcher, model_path: str, rewards: bool = True) -> None:
-    """Starts what does not run yet, without waiting; fills the URLs in `cfg`."""
+    """Starts what does not run yet, without waiting; fills the URLs in `cfg`.
+
+    Raises:
+        RewardError: the reward server that runs already is none of this run's protocol.
+    """
+    if rewards and cfg.reward.url:
+        check_reward_server(cfg)
     if not cfg.rollout.url:
         launcher.start(rollout_server(cfg, model_path))
     if rewards and not cfg.reward.url:
         launcher.start(reward_server(cfg))
+
+
+def check_reward_server(cfg: Config) -> None:
+    with RewardClient(cfg.reward.url, cfg.reward) as client:
+        client.check_server()
 
 
 def rollout_client(cfg: Config, launcher: Launcher, model_path: str) -> RolloutClient:

@@ -30,7 +30,7 @@ class PatientProtocol(H11Protocol):
     waiting: ClassVar[dict[PatientProtocol, None]] = {}  # for their clients, the longest first
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._arm(REQUEST_SECONDS)
         if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES:

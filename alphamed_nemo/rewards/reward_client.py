@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -38,7 +38,12 @@ class _WireAnswer(msgspec.Struct):
     scores: list[Score]
 
 
+class _Health(msgspec.Struct):
+    protocol: str
+
+
 _DECODER = msgspec.json.Decoder(_WireAnswer)
+_HEALTH_DECODER = msgspec.json.Decoder(_Health)
 
 
 class _TryAgain(Exception):
@@ -116,29 +121,50 @@ class RewardClient:
         if batch:
             yield batch
 
+    def check_server(self) -> None:
+        """Asks the server for its health, with the patience of `score`.
+
+        Raises:
+            RewardError: it does not answer, or scores by another protocol.
+        """
+        content = self._patiently(lambda: self._attempt("GET", "/health"), "/health: no answer")
+        try:
+            protocol = _HEALTH_DECODER.decode(content).protocol
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            expected = f'{{"status": "ok", "protocol": "{self.cfg.protocol}"}}'
+            raise self._given_up(f"/health: found {found(content)}, expected {expected}: {error}") from error
+        self._check_protocol(protocol, "/health")
+
     def _ask(self, batch: list[RewardItem]) -> list[Score]:
         wire = _asked_wire if self._asked else _wire
         body = msgspec.json.encode({"items": [wire(item) for item in batch]})
-        started, attempt = time.monotonic(), 0
+        content = self._patiently(
+            lambda: self._attempt("POST", "/score", body), f"/score: no scores for {len(batch)} responses"
+        )
+        return self._checked(content, batch)
+
+    def _patiently(self, attempt: Callable[[], bytes], nothing: str) -> bytes:
+        """What an attempt returns, which is repeated until the patience ends; `nothing` begins the error then."""
+        started, attempts = time.monotonic(), 0
         patience_s = (1 + self.cfg.retries) * self.cfg.request_timeout_s
         while True:
-            attempt += 1
+            attempts += 1
             try:
-                content = self._attempt(body)
-                return self._checked(content, batch)
+                return attempt()
             except _TryAgain as error:
-                pause = pause_s(attempt, error.headers)
-                if time.monotonic() + pause - started > patience_s:
+                pause = pause_s(attempts, error.headers)
+                waited_s = time.monotonic() - started
+                if waited_s + pause > patience_s:
                     raise self._given_up(
-                        f"no scores for {len(batch)} responses after {attempt} attempts in "
-                        f"{time.monotonic() - started:.0f} s; the last: {error}; see the reward server's log"
+                        f"{nothing} after {attempts} attempts in {waited_s:.0f} s; the last: {error}; see the reward "
+                        "server's log"
                     ) from error
                 self.retried += 1
-                log.warning("%s/score, attempt %d: %s", self.url, attempt, error)
+                log.warning("%s, attempt %d: %s", self.url, attempts, error)
                 time.sleep(pause)
 
-    def _attempt(self, body: bytes) -> bytes:
-        """The body of the server's answer of scores.
+    def _attempt(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """The body of the server's answer.
 
         Raises:
             _TryAgain: the failure may pass.
@@ -146,7 +172,7 @@ class RewardClient:
         """
         deadline = time.monotonic() + self.cfg.request_timeout_s
         try:
-            with self._http.stream("POST", f"{self.url}/score", content=body) as response:
+            with self._http.stream(method, f"{self.url}{path}", content=body) as response:
                 content = _read(response, deadline)
         except httpx.HTTPError as error:
             raise _TryAgain(f"{type(error).__name__} {error}".strip()) from error
@@ -154,36 +180,40 @@ class RewardClient:
         if response.status_code in PASSING:
             raise _TryAgain(f"status {response.status_code} {said}", response.headers)
         if response.status_code != 200:
-            raise self._given_up(f"refused the request: {response.status_code} {said}")
+            raise self._given_up(f"{path}: refused the request: {response.status_code} {said}")
         return content
 
     def _checked(self, content: bytes, batch: list[RewardItem]) -> list[Score]:
         """Raises: RewardError: it holds anything else than a score by this run's rule for each item."""
-        protocol = self.cfg.protocol
         try:
             answer = _DECODER.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            expected = f'{{"protocol": "{protocol}", "scores": [...]}}, {len(batch)} of them'
-            raise self._given_up(f"found {found(content)}, expected {expected}: {error}") from error
-        if answer.protocol != protocol:
-            raise self._given_up(
-                f"found scores by the protocol {answer.protocol[:80]!r}, expected {protocol!r} (reward.protocol); "
-                "start the server with the same"
-            )
+            expected = f'{{"protocol": "{self.cfg.protocol}", "scores": [...]}}, {len(batch)} of them'
+            raise self._given_up(f"/score: found {found(content)}, expected {expected}: {error}") from error
+        self._check_protocol(answer.protocol, "/score")
         if len(answer.scores) != len(batch):
-            raise self._given_up(f"found {len(answer.scores)} scores, expected {len(batch)}, one for each response")
+            raise self._given_up(
+                f"/score: found {len(answer.scores)} scores, expected {len(batch)}, one for each response"
+            )
         for index, (score, item) in enumerate(zip(answer.scores, batch, strict=True)):
             self._check_parts(score)
             if problem := self._problem(score, item):
-                raise self._given_up(f"scores[{index}]: {problem}")
+                raise self._given_up(f"/score: scores[{index}]: {problem}")
         return answer.scores
+
+    def _check_protocol(self, protocol: str, path: str) -> None:
+        if protocol != self.cfg.protocol:
+            raise self._given_up(
+                f"{path}: found the protocol {protocol[:80]!r}, expected {self.cfg.protocol!r} (reward.protocol); "
+                "start the server with the same"
+            )
 
     def _check_parts(self, score: Score) -> None:
         """Raises: RewardError: the server has other functions than this run."""
         given = {name.partition("/")[0] for name in score.parts}
         if given != self._parts:
             raise self._given_up(
-                f"the reward server has the functions {_listed(given)}, this run {_listed(self._parts)} "
+                f"/score: the reward server has the functions {_listed(given)}, this run {_listed(self._parts)} "
                 "(reward.functions); start it with the same"
             )
 
@@ -211,7 +241,7 @@ class RewardClient:
 
     def _given_up(self, problem: str) -> RewardError:
         self.failures += 1
-        return RewardError(f"{self.url}/score: {problem}")
+        return RewardError(f"{self.url}{problem}")
 
 
 def _listed(parts: set[str]) -> str:

@@ -213,7 +213,8 @@ def test_no_server_is_an_error_and_a_failure_never_a_reward():
 class Answers:
     """A server on a socket that gives these raw answers, one a connection; None closes without one."""
 
-    def __init__(self, *answers: bytes | None) -> None:
+    def __init__(self, *answers: bytes | None, until: bytes = b"}]}") -> None:
+        self.until = until  # the end of a request
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self._serve, args=(answers,), daemon=True)
@@ -224,7 +225,7 @@ class Answers:
             connection, _ = self.socket.accept()
             with connection:
                 received = b""
-                while b"}]}" not in received:
+                while self.until not in received:
                     received += connection.recv(65536)
                 if answer is not None:
                     connection.sendall(answer)
@@ -275,7 +276,7 @@ def answering(**changed: object) -> bytes:
         (Answers.json([]), r"found '\[\]', expected"),
         (Answers.json(None), "found 'null', expected"),
         (Answers.json({"scores": [SCORE]}), "missing required field `protocol`"),
-        (Answers.json({"protocol": "lenient", "scores": [SCORE]}), "the protocol 'lenient', expected 'boxed'"),
+        (Answers.json({"protocol": "lenient", "scores": [SCORE]}), "found the protocol 'lenient', expected 'boxed'"),
         (Answers.json({"protocol": "boxed", "scores": []}), "found 0 scores, expected 1"),
         (Answers.json({"protocol": "boxed", "scores": [SCORE] * 2}), "found 2 scores, expected 1"),
         (Answers.json({"protocol": "boxed", "scores": None}), "Expected `array`"),
@@ -307,6 +308,27 @@ def test_an_answer_that_is_no_scores_of_this_run_is_one_line_at_once(answer, mes
             client.score([RewardItem(r"\boxed{C}", "C", OPTIONS)])
         assert (client.retried, client.failures) == (0, 1)
     assert str(refused.value).startswith(f"{server.url}/score: ") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answers.json({"status": "ok", "protocol": "lenient"}), "found the protocol 'lenient', expected 'boxed'"),
+        (Answers.json({"status": "ok"}), "missing required field `protocol`"),
+        (Answers.http(b"<html>Welcome</html>"), "found '<html>Welcome</html>', expected .*boxed"),
+        (Answers.http(b"", "404 Not Found"), "refused the request: 404"),
+    ],
+)
+def test_what_is_no_reward_server_of_this_run_is_found_by_its_health(answer, message):
+    other = Answers(answer, until=b"\r\n\r\n")
+    with RewardClient(other.url, RewardConfig()) as client, pytest.raises(RewardError, match=message) as refused:
+        client.check_server()
+    assert str(refused.value).startswith(f"{other.url}/health: ") and "\n" not in str(refused.value)
+
+
+def test_the_health_of_this_runs_server_is_accepted(server):
+    with RewardClient(server.url, RewardConfig()) as client:
+        client.check_server()
 
 
 @pytest.mark.parametrize(
