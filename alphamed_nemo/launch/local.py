@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 HEALTH_EVERY_S = 1.0
 STOPPED = "T"  # a process that got SIGSTOP or SIGTSTP
+LOOKS = 12  # at the processes of a component, in the time after which a stopped one counts as hanging
 LOG_LINES = 30  # of a failed component, shown in the error
 
 
@@ -169,7 +170,7 @@ class Launcher:
     def _stopped(running: Running) -> str:
         """Which of its processes has stopped for too long, or nothing. Its other processes would wait for it."""
         now, limit_s = time.monotonic(), running.component.silent_within_s
-        if now - running.looked < HEALTH_EVERY_S:
+        if now - running.looked < limit_s / LOOKS:
             return ""
         running.looked = now
         stopped = descendants(running.process.pid, STOPPED)
