@@ -138,6 +138,7 @@ def test_waiting_ends_when_the_component_ends_well_and_ticks_at_least_once(launc
     launcher.wait("trainer", lambda: ticks.append(1))
     assert ticks and "trainer" not in launcher.running
     assert launcher.log_of("trainer").read_text() == "done\n"
+    assert launcher.log_of("trainer").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_stop_leaves_time_to_save(launcher: Launcher, tmp_path: Path) -> None:
