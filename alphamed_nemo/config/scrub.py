@@ -20,7 +20,9 @@ _SPECIAL = re.compile(r"[<\[{(].*|.*[>\])}]|.{0,3}|None|null|true|false", re.IGN
 _ARGUMENT = re.compile(
     r"(--?[\w.-]*(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credentials?|authorization))(=(.+))?"
 )
-_HIDDEN_VARIABLE = re.compile(r"(?:^|_)(?:API)?(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
+_HIDDEN_VARIABLE = re.compile(
+    r"(?!.*(?:PATH|FILE|DIR|HOME|NAME|TYPE)$).*(?:^|_)(?:API)?(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)"
+)
 _SHORTEST_VALUE = 8  # characters of a variable's value that is looked for in texts
 
 URL_USER = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^\s/?#\"'<>]*@", re.IGNORECASE)
@@ -85,7 +87,7 @@ def environment_secrets() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if len(value) >= _SHORTEST_VALUE and _HIDDEN_VARIABLE.search(name.upper())
+        if len(value) >= _SHORTEST_VALUE and _HIDDEN_VARIABLE.match(name.upper())
     }
 
 

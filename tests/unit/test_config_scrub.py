@@ -101,6 +101,7 @@ def test_a_secret_in_a_text_is_hidden(text: str) -> None:
 def test_a_secret_of_the_environment_is_hidden_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SITE_API_KEY", "plain-words-only")
     monkeypatch.setenv("TOKENIZER", "some-tokenizer")
+    monkeypatch.setenv("SSH_KEY_PATH", "some-tokenizer")
     assert scrub({"a": "x plain-words-only y", "b": "some-tokenizer"}) == {"a": f"x {HIDDEN} y", "b": "some-tokenizer"}
 
 
