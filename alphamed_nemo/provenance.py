@@ -19,6 +19,7 @@ from typing import Any
 
 import alphamed_nemo
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.scrub import scrub
 from alphamed_nemo.policy.checkpoint import manifest
 
 NAME = "provenance.json"
@@ -40,7 +41,8 @@ _PUBLIC: dict[str, tuple[str, ...] | None] = {  # group of settings → those th
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run that are released; of a file or folder its name alone."""
+    """The settings of a run that are released; of a file or folder its name alone, and no secret."""
+    settings = scrub(settings)
     return {
         group: {
             name: _public(name, value)

@@ -15,6 +15,7 @@ from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import rollout_client
 from alphamed_nemo.rollout.client import RolloutClient
+from alphamed_nemo.rollout.completion import Choice
 from benchmarks.measure import Row
 from benchmarks.workload import TOKENIZER
 
@@ -28,7 +29,7 @@ class Watched(RolloutClient):
         super().__init__(*args)
         self.requests: list[tuple[float, float]] = []
 
-    def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[dict]:
+    def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[Choice]:
         started = time.perf_counter()
         try:
             return super()._choices(body, waiting_for, n, headers)

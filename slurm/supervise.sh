@@ -60,7 +60,7 @@ preflight() { # what only the nodes can tell
     {
         git describe --always --dirty 2>/dev/null || true
         scontrol show job "$SLURM_JOB_ID"
-        env | grep -E '^(ALPHAMED|SLURM|SBATCH|NCCL|GLOO)_' | grep -v _API_KEY
+        env | grep -E '^(ALPHAMED|SLURM|SBATCH|NCCL|GLOO)_' | grep -viE '^[^=]*(KEY|TOKEN|SECRET|PASSW)'
     } >"$ATTEMPT/job.txt"
 }
 

@@ -20,6 +20,7 @@ from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import known_keys, to_config, unknown_key
 from alphamed_nemo.config.limits import check_values
+from alphamed_nemo.config.scrub import log_to_stderr, scrub_text
 from alphamed_nemo.devices import cuda_is_available
 from alphamed_nemo.errors import CheckpointError, ComponentError, ConversionError, Stopped
 from alphamed_nemo.rewards.score import RewardError
@@ -64,7 +65,7 @@ def recipe(
             from hydra.errors import HydraException
             from omegaconf.errors import OmegaConfBaseException
 
-            logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+            log_to_stderr("%(message)s")
             for noisy in NOISY:
                 logging.getLogger(noisy).setLevel(logging.WARNING)
             sys.argv += HYDRA
@@ -163,5 +164,5 @@ def fail(message: str, status: int, error: Exception | None = None) -> None:
         log.error("", exc_info=error)
     if status == USER_ERROR:
         message = " ".join(message.split())  # Hydra and OmegaConf write several lines
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {scrub_text(message)}", file=sys.stderr)
     sys.exit(status)

@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from alphamed_nemo.config.private import write_private
 from alphamed_nemo.config.schema import Config
+from alphamed_nemo.config.scrub import scrub
 
 # Keys of the servers: from the environment of whoever needs them, never in a file of the run folder.
 SECRETS = {
@@ -66,13 +68,13 @@ def unknown_key(name: str) -> ValueError:
 
 
 def write_config(cfg: Config, path: Path) -> None:
-    """Writes every setting, except secrets."""
+    """Writes every setting, except secrets; only the owner may read it."""
     values = dataclasses.asdict(cfg)
     for section, name in SECRETS:
         values[section][name] = ""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(values, sort_keys=False))
+    write_private(temporary, yaml.safe_dump(scrub(values), sort_keys=False))
     temporary.replace(path)
 
 

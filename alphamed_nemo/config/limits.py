@@ -5,12 +5,23 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import date
 from typing import Any, Literal, get_args, get_origin
 
-from alphamed_nemo.config.files import known_settings
+from alphamed_nemo.config.files import SECRETS, known_settings
+from alphamed_nemo.config.hosts import is_every_interface
 from alphamed_nemo.config.resuming import acceptable
 from alphamed_nemo.config.schema import Config, RewardConfig
+from alphamed_nemo.config.scrub import secret_places
+
+OWN_ARGUMENTS = {  # of vLLM, which rollout.extra_args may not give
+    "--host": "rollout.host",
+    "--port": "rollout.port",
+    "--uds": "rollout.host and rollout.port",
+    "--api-key": "rollout.api_key",
+    "--middleware": "the launcher, which guards the server with it",
+}
 
 
 def check_values(cfg: Config) -> None:
@@ -31,8 +42,44 @@ def check_values(cfg: Config) -> None:
     for name in cfg.run.accept_changes:
         if name not in acceptable():
             raise ValueError(f"run.accept_changes: found {name!r}, expected some of {', '.join(acceptable())}")
+    check_secrets(cfg)
+    check_extra_arguments(cfg.rollout.extra_args)
+    if is_every_interface(cfg.rollout.host):
+        raise ValueError(
+            f"rollout.host: found {cfg.rollout.host!r}, which listens on all interfaces; name loopback or the job's "
+            "own interface"
+        )
     if not cfg.run.name or cfg.run.name in (".", "..") or "/" in cfg.run.name:
         raise ValueError(f"run.name: found {cfg.run.name!r}, expected the name of a folder inside run.dir")
+
+
+def check_secrets(cfg: Config) -> None:
+    """Keys other than those of the servers: files of the run, and command lines of its processes, would show them.
+
+    Raises:
+        ValueError: names the setting, not its value.
+    """
+    settings = asdict(cfg)
+    for section, name in SECRETS:
+        settings[section].pop(name)
+    if found := next(secret_places(settings), None):
+        raise ValueError(
+            f"{found}: found a key, token or password, which the run's files would show; set it in the environment, "
+            "where the library looks for it (WANDB_API_KEY, MLFLOW_TRACKING_PASSWORD, HF_TOKEN), and not in a setting"
+        )
+
+
+def check_extra_arguments(arguments: list[str]) -> None:
+    """Arguments of vLLM that would undo what the launcher relies on.
+
+    Raises:
+        ValueError: names the argument and the setting that is meant.
+    """
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        for taken, meant in OWN_ARGUMENTS.items():
+            if len(name) > 3 and taken.startswith(name):  # vLLM takes abbreviations
+                raise ValueError(f"rollout.extra_args: found {name}, which is set by {meant}; leave it out")
 
 
 def check_weights(reward: RewardConfig) -> None:

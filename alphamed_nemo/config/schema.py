@@ -54,7 +54,7 @@ class RunConfig:
     accept_changes: list[str] = field(default_factory=list)  # what may differ from the checkpoint and is else refused
     component_timeout_s: float = ranged(1800.0, low=1)  # longest start of a component, 140 GB from disk included
     server_restarts: int = ranged(3, low=0)  # restarts per run of rollout and reward servers that died or hang
-    hang_timeout_s: float = ranged(60.0, low=1)  # a server whose /health is unanswered for this long counts as hanging
+    hang_timeout_s: float = ranged(60.0, low=1)  # of unanswered /health, or a stopped process, that counts as hanging
     loggers: list[Logger] = field(default_factory=lambda: ["tensorboard"])
 
 

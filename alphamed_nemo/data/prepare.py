@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from alphamed_nemo import user_code
+from alphamed_nemo.config.scrub import scrub
 from alphamed_nemo.data.dedup import DedupSettings, Removal, decontaminate, deduplicate
 from alphamed_nemo.data.holdout import Holdout, check_disjoint, hold_out
 from alphamed_nemo.data.io import write_questions
@@ -80,7 +81,7 @@ def prepare(cfg: SourcesConfig, out: Path, seed: int = 1) -> PrepareReport:
         raise ValueError(f"no training question of {', '.join(cfg.train)} is left after removing duplicates and leaks")
     repeats = {item.name: deduplicate(item.questions, settings)[1] for item in tests} if cfg.deduplicate else {}
 
-    report = PrepareReport(settings=asdict(cfg) | {"seed": seed})
+    report = PrepareReport(settings=scrub(asdict(cfg)) | {"seed": seed})
     report.sets += [_train_report(item, kept, duplicates, leaks, holdouts) for item in train]
     report.sets += [_evaluation_report(item, repeats.get(item.name, [])) for item in tests]
     report.sets += [_holdout_report(item, train) for item in holdouts]

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from alphamed_nemo.config.private import owner_only
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.provenance import NAME as PROVENANCE
 
@@ -39,7 +40,7 @@ class Journal:
         settings = json.loads(json.dumps(settings))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = self._read(settings)
-        self._file = self.path.open("ab")
+        self._file = open(self.path, "ab", opener=owner_only)
         self._file.truncate(kept)
         if kept == 0:
             self._write({"settings": settings})

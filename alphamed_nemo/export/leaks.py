@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import re
 import socket
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.scrub import FORMS, environment_secrets, is_secret
 
 BINARY = (".safetensors", ".model", ".bin", ".pt", ".gguf")
 WORD_LISTS = ("vocab.json", "merges.txt")  # a tokenizer's vocabulary holds "/usr", "localhost" and the like as tokens
@@ -24,16 +24,9 @@ _ROOTS = re.compile(r"(?<![\w./:<-])/(?:home|root|Users|mnt|tmp|scratch|lustre|g
 _OTHER_PATHS = re.compile(
     r"(?<!\w)~(?:[A-Za-z_][\w-]*)?/[A-Za-z_.][\w./-]*|\b[A-Za-z]:\\[\w.\\-]+|\\\\[\w.-]+\\[\w.$\\-]+|\bfile:/\S+"
 )
-_KEYS = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
-    r"|AKIA[0-9A-Z]{12,}|xox[abprs]-[\w-]{8,}|wandb_v\d_\w{16,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
 _SECRET_NAME = r"api[_-]?key|access[_-]?key|private[_-]?key|secret(?:[_-]?key)?|password|passwd|credentials?"
 _ASSIGNED = re.compile(rf"(?:{_SECRET_NAME})[\"']?\s*(?:[=:]|\s)\s*[\"']?([^\s\"',;}}]{{3,}})", re.IGNORECASE)
 _FLAG = re.compile(rf"--(?:{_SECRET_NAME}|token)[=\s]\s*(\S+)|\bbearer\s+([\w.~+/=-]{{8,}})", re.IGNORECASE)
-_SECRET_KEY = re.compile(rf"(?:^|_)(?:{_SECRET_NAME})$|^(?:auth|access|hub|hf|bearer|wandb)?_?token$", re.IGNORECASE)
-_SECRET_VARIABLE = re.compile(r"(?:^|_)(?:API)?(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
 _SHORTEST = 4  # letters of a user's or host's name that can be told from a word's part
 # Accounts that say nothing of a person, and words of every card.
 _COMMON = set("root user users ubuntu admin debian runner docker nobody test main train data model home host".split())
@@ -73,7 +66,7 @@ def leaks_of(name: str, text: str) -> list[str]:
     found: dict[str, None] = {}
     for key, value in parts:
         found |= dict.fromkeys(_in_text(value))
-        if key and _SECRET_KEY.search(key) and value:
+        if is_secret(key, value):
             found[f"a value of {key!r}"] = None
     if name.endswith((".json", ".md")) and not name.upper().startswith(("LICEN", "NOTICE", "USE_POLICY")):
         whole = "\n".join(value for _, value in parts)
@@ -117,12 +110,12 @@ def _in_text(text: str) -> Iterator[str]:
     yield from (f"an address, {found[0]!r}" for found in _ADDRESS.finditer(text))
     for paths in (_ABSOLUTE, _ROOTS, _OTHER_PATHS):
         yield from (f"a path, {found[0]!r}" for found in paths.finditer(text))
-    if _KEYS.search(text):
+    if FORMS.search(text):
         yield "a key, by its form"
     if _FLAG.search(text) or any(not _is_placeholder(found[1]) for found in _ASSIGNED.finditer(text)):
         yield "a key, by the name before it"
-    for variable, value in os.environ.items():
-        if _SECRET_VARIABLE.search(variable.upper()) and len(value) >= 8 and value in text:
+    for variable, value in environment_secrets().items():
+        if value in text:
             yield f"the value of the environment's {variable}"
 
 

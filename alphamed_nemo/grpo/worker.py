@@ -15,6 +15,7 @@ from alphamed_nemo import families
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.scrub import log_to_stderr
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.grpo.collect import Collector
 from alphamed_nemo.grpo.exchange import Exchange
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @record  # so that torchrun's summary, the last lines of the log, ends with the first error and not with its own
 def main(config_path: str) -> None:
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s rank {os.environ.get('RANK', 0)} %(message)s")
+    log_to_stderr(f"%(asctime)s rank {os.environ.get('RANK', 0)} %(message)s")
     stop = StopFlag()
     cfg = load_config(config_path)
     with owned(RunFolder.of(cfg)):
@@ -81,7 +82,7 @@ def connect_servers(cfg: Config, policy: MegatronPolicy) -> Servers:
         cfg,
         stream,
         policy.tokenizer,
-        RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout),
+        RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, policy.hf_config.vocab_size),
         RewardClient(cfg.reward.url, cfg.reward),
     )
     manifest = Manifest(hf_shapes(policy.hf_config), cfg.model.dtype)

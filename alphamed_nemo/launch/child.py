@@ -7,13 +7,17 @@ dies, kill -9 included. SIGTERM goes on to the command, which may have reasons o
 children end; what is left after the grace is killed, and so is what the command leaves behind. Should the wrapper
 itself be killed, the kernel kills the command. Standard library only: it must start in no time.
 
-Where ALPHAMED_SCRATCH names a variable, the command finds in that variable a folder of its own, which goes with it.
+The command's temporary files (TMPDIR, and the variables that ALPHAMED_SCRATCH names) lie in a folder of its own, which
+goes with it, and so does the shared memory that a killed command leaves. Should the wrapper be killed, the next one to
+start, or the launcher as it ends, removes the folder and the processes that still have it as their TMPDIR.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +28,10 @@ from pathlib import Path
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SPAWN_FAILED = 127
 SCRATCH = "ALPHAMED_SCRATCH"
+PREFIX = "alphamed-"
+OWNED = ".owned"  # in a scratch folder: locked while its wrapper lives, as old as the folder
+SHARED_MEMORY = Path("/dev/shm")
+SEGMENT = re.compile(r"psm_|torch_|nccl-|sem\.mp-|vllm")  # names that Python, torch, NCCL and vLLM give
 # The name of a unix socket has at most 107 bytes. vLLM's are uuids: "/alphamed-" + 8, "/" + 36 come after the parent.
 LONGEST_PARENT = 107 - 18 - 37
 
@@ -38,12 +46,13 @@ def main(launcher: int, grace_s: int, command: list[str]) -> int:
     # Signals wait until there is a command to pass them to.
     passed = {signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM}
     signal.pthread_sigmask(signal.SIG_BLOCK, passed)
+    sweep()
     scratch = make_scratch()
     try:
         process = subprocess.Popen(command, preexec_fn=in_command)
     except OSError as error:
         print(f"cannot start {command[0]}: {error}", file=sys.stderr)
-        remove(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
         return SPAWN_FAILED
 
     def stop(_number: int, _frame: object) -> None:
@@ -65,28 +74,97 @@ def main(launcher: int, grace_s: int, command: list[str]) -> int:
         stop(signal.SIGTERM, None)
     status = reap_until(process.pid)
     signal.pthread_sigmask(signal.SIG_BLOCK, passed)  # the command is gone: nothing to pass on to
+    whole = status == 0 and not has_children()  # what ends by itself removes its shared memory
     while has_children():
         kill_descendants()
         os.wait()
-    remove(scratch)
+    clear(scratch, shared_memory=not whole)
     return status
 
 
-def make_scratch() -> str:
-    """The folder that the command is given, in its environment; nothing where it asks for none."""
-    variable = os.environ.pop(SCRATCH, "")
-    if not variable:
-        return ""
+def scratch_parent() -> str:
     parent = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="alphamed-", dir=parent if len(os.fsencode(parent)) <= LONGEST_PARENT else "/tmp")
-    os.environ[variable] = folder
-    return folder
+    return parent if len(os.fsencode(parent)) <= LONGEST_PARENT else "/tmp"
 
 
-def remove(scratch: str) -> None:
-    """Best effort: the command's status is what counts."""
-    if scratch:
-        shutil.rmtree(scratch, ignore_errors=True)
+def make_scratch() -> str:
+    """The folder that the command is given, in its environment. It is this process's while the lock in it is held."""
+    folder = tempfile.mkdtemp(prefix=f".new-{PREFIX}", dir=scratch_parent())
+    lock = os.open(f"{folder}/{OWNED}", os.O_CREAT | os.O_RDWR, 0o600)  # closed by the kernel, with this process
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    scratch = folder.replace(f".new-{PREFIX}", PREFIX)
+    os.rename(folder, scratch)
+    for variable in ("TMPDIR", *os.environ.pop(SCRATCH, "").split()):
+        os.environ[variable] = scratch
+    return scratch
+
+
+def sweep(parent: str = "") -> None:
+    """Removes what wrappers left that were killed: processes, and the folders that no living wrapper owns."""
+    for folder in Path(parent or scratch_parent()).glob(f"{PREFIX}*"):
+        try:
+            if folder.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(folder / OWNED, os.O_RDWR)
+        except OSError:  # gone meanwhile, or no scratch folder
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for pid in processes_with(f"TMPDIR={folder}"):
+                kill(pid)
+            clear(str(folder), shared_memory=True)
+        except BlockingIOError:  # its wrapper lives
+            pass
+        finally:
+            os.close(lock)
+
+
+def clear(scratch: str, shared_memory: bool) -> None:
+    """Removes a scratch folder, and the segments of shared memory that nobody uses since; best effort."""
+    try:
+        begun = os.stat(f"{scratch}/{OWNED}").st_mtime
+    except OSError:
+        return
+    if shared_memory:
+        used = segments_in_use()
+        for segment in SHARED_MEMORY.iterdir() if SHARED_MEMORY.is_dir() else ():
+            try:
+                found = segment.stat()
+                ours = found.st_uid == os.geteuid() and found.st_ctime >= begun and SEGMENT.match(segment.name)
+                if ours and segment.name not in used:
+                    segment.unlink()
+            except OSError:
+                continue
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def segments_in_use() -> set[str]:
+    """Names of the segments that a process has mapped or open."""
+    place = f"{SHARED_MEMORY}/"
+    used: set[str] = set()
+    for process in all_processes():
+        try:
+            used |= {line.split(place)[1].split()[0] for line in (process / "maps").open() if place in line}
+            used |= {link.removeprefix(place) for file in (process / "fd").iterdir() if (link := os.readlink(file))}
+        except OSError:
+            continue
+    return used
+
+
+def processes_with(variable: str) -> list[int]:
+    """Processes that were started with this in their environment."""
+    found = []
+    for process in all_processes():
+        try:
+            if variable.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def all_processes() -> list[Path]:
+    return [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid()]
 
 
 def in_command() -> None:
@@ -110,31 +188,43 @@ def kill_descendants() -> None:
     killed: set[int] = set()
     while below := set(descendants(os.getpid())) - killed:
         for pid in below:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            kill(pid)
         killed |= below
 
 
-def descendants(root: int) -> list[int]:
-    """Process ids below `root`, zombies left out."""
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def descendants(root: int, state: str = "") -> list[int]:
+    """Process ids below `root`, zombies left out.
+
+    Args:
+        root: the process.
+        state: only those in this state, as ps shows it (T: stopped), and `root` too where it is in it.
+    """
     children: dict[int, list[int]] = {}
+    states: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            current, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if state != "Z":
+        states[int(entry.name)] = current
+        if current != "Z":
             children.setdefault(int(parent), []).append(int(entry.name))
-    found, queue = [], [root]
+    found: list[int] = []
+    queue = [root]
     while queue:
         below = children.get(queue.pop(), [])
         found += below
         queue += below
-    return found
+    return [pid for pid in (root, *found) if states.get(pid) == state] if state else found
 
 
 def has_children() -> bool:

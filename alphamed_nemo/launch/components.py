@@ -37,7 +37,7 @@ class Component:
         ready_within_s: limit for becoming ready.
         grace_s: time between SIGTERM and SIGKILL.
         restarts: how often it may be started again after it ended, or hung, once it has been ready for the first time.
-        silent_within_s: a component without an answer for this many seconds counts as hanging.
+        silent_within_s: seconds without an answer, or with a stopped process, that count as hanging.
         sick_within_s: one that answers with an error (a vLLM whose engine has died does) for so long is given up.
     """
 
@@ -127,7 +127,7 @@ def trainer(cfg: Config) -> Component:
         }
     )
     # Time to finish the step and save; torchrun gives its ranks 30 s of it.
-    return Component("trainer", argv, env, grace_s=40)
+    return Component("trainer", argv, env, grace_s=40, silent_within_s=cfg.run.hang_timeout_s)
 
 
 def announce_processor(cfg: Config, processor: Processor | None = None) -> None:

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from alphamed_nemo.config.private import owner_only
 from alphamed_nemo.errors import ComponentError, Stopped
+from alphamed_nemo.launch.child import descendants, sweep
 from alphamed_nemo.launch.components import Component
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # what signal.signal takes and returns
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 HEALTH_EVERY_S = 1.0
+STOPPED = "T"  # a process that got SIGSTOP or SIGTSTP
+LOOKS = 12  # at the processes of a component, in the time after which a stopped one counts as hanging
 LOG_LINES = 30  # of a failed component, shown in the error
 
 
@@ -40,6 +44,8 @@ class Running:
         asked: when its health was last asked for.
         silent_since: when it was first asked in vain, after its last good answer or its start.
         sick: its last answer was an error: a vLLM whose engine has died says so, and stays.
+        looked: when its processes were last looked at.
+        stopped_since: when one of them was first found stopped.
     """
 
     component: Component
@@ -49,6 +55,8 @@ class Running:
     asked: float = field(default_factory=time.monotonic)
     silent_since: float | None = None
     sick: bool = False
+    looked: float = 0.0
+    stopped_since: float | None = None
 
 
 class Launcher:
@@ -109,6 +117,8 @@ class Launcher:
         while process.poll() is None:
             tick()
             self.check(leave_out=name)
+            if problem := self._stopped(self.running[name]):
+                raise ComponentError(f"{name} {problem}\n{self.tail(name)}")
             time.sleep(POLL_S)
         tick()
         if process.returncode != 0:
@@ -140,6 +150,8 @@ class Launcher:
         component, now = running.component, time.monotonic()
         if (code := running.process.poll()) is not None:
             return f"ended {describe(code)} while the run needed it"
+        if stopped := self._stopped(running):
+            return stopped
         if component.health and now - running.asked >= HEALTH_EVERY_S:
             self._hear(running)
         silent = now - running.silent_since if running.silent_since is not None else 0.0
@@ -153,6 +165,22 @@ class Launcher:
         if running.ready and silent > component.silent_within_s:
             return f"hangs: {component.health} has not answered for {silent:.0f} s (run.hang_timeout_s)"
         return ""
+
+    @staticmethod
+    def _stopped(running: Running) -> str:
+        """Which of its processes has stopped for too long, or nothing. Its other processes would wait for it."""
+        now, limit_s = time.monotonic(), running.component.silent_within_s
+        if now - running.looked < limit_s / LOOKS:
+            return ""
+        running.looked = now
+        stopped = descendants(running.process.pid, STOPPED)
+        if not stopped:
+            running.stopped_since = None
+            return ""
+        running.stopped_since = running.stopped_since or now
+        if now - running.stopped_since <= limit_s:
+            return ""
+        return f"hangs: process {stopped[0]} of it has been stopped (SIGSTOP) for {limit_s:g} s (run.hang_timeout_s)"
 
     @staticmethod
     def _hear(running: Running) -> bool:
@@ -172,6 +200,7 @@ class Launcher:
         for each in [name] if name else list(reversed(self.running)):
             self._end(self.running[each])
             del self.running[each]
+        sweep()  # what a wrapper left that was killed
 
     @staticmethod
     def _end(running: Running) -> None:
@@ -190,7 +219,7 @@ class Launcher:
     def _spawn(self, component: Component, proven: bool = False) -> Running:
         self.logs.mkdir(parents=True, exist_ok=True)
         wrapper = [sys.executable, "-IS", str(Path(__file__).with_name("child.py"))]
-        with self.log_of(component.name).open("ab") as file:
+        with open(self.log_of(component.name), "ab", opener=owner_only) as file:
             process = subprocess.Popen(
                 [*wrapper, str(os.getpid()), str(component.grace_s), *component.argv],
                 env=os.environ | component.env,

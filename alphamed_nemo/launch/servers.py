@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
 from alphamed_nemo.config import Config
@@ -20,11 +22,22 @@ T = TypeVar("T")
 
 
 def start_servers(cfg: Config, launcher: Launcher, model_path: str, rewards: bool = True) -> None:
-    """Starts what does not run yet, without waiting; fills the URLs in `cfg`."""
+    """Starts what does not run yet, without waiting; fills the URLs in `cfg`.
+
+    Raises:
+        RewardError: the reward server that runs already is none of this run's protocol.
+    """
+    if rewards and cfg.reward.url:
+        check_reward_server(cfg)
     if not cfg.rollout.url:
         launcher.start(rollout_server(cfg, model_path))
     if rewards and not cfg.reward.url:
         launcher.start(reward_server(cfg))
+
+
+def check_reward_server(cfg: Config) -> None:
+    with RewardClient(cfg.reward.url, cfg.reward) as client:
+        client.check_server()
 
 
 def rollout_client(cfg: Config, launcher: Launcher, model_path: str) -> RolloutClient:
@@ -35,7 +48,8 @@ def rollout_client(cfg: Config, launcher: Launcher, model_path: str) -> RolloutC
     """
     start_servers(cfg, launcher, model_path, rewards=False)
     wait_ready(launcher)
-    return RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
+    vocabulary = json.loads((Path(model_path) / "config.json").read_text())["vocab_size"]
+    return RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, vocabulary)
 
 
 def reward_client(cfg: Config, launcher: Launcher) -> RewardClient:

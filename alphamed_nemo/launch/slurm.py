@@ -24,6 +24,7 @@ from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.cli.run_start import keep_config, training
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import SECRETS, write_config
+from alphamed_nemo.config.private import write_private
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.allocation import Allocation, check_allocation
 from alphamed_nemo.launch.components import Component, reward_server, server
@@ -52,17 +53,25 @@ class Step:
     gpus_per_node: int = 0
     cpus_per_task: int = 0
 
+    @property
+    def tasks(self) -> int:
+        return len(self.nodes) * self.tasks_per_node
+
+    def log_names(self) -> list[str]:
+        """Of the files that its tasks write to."""
+        name = self.component.name
+        return [f"{name}-{task}.log" for task in range(self.tasks)] if self.tasks > 1 else [f"{name}.log"]
+
     def srun_options(self, folder: Path) -> list[str]:
         """All of them said here: what a step leaves out it would take from the job's header."""
-        tasks = len(self.nodes) * self.tasks_per_node
-        log_name = self.component.name + ("-%t" if tasks > 1 else "")
+        log_name = self.component.name + ("-%t" if self.tasks > 1 else "")
         # Two --overlap steps would be handed the same GPUs; --exact shares are disjoint or refused.
         share = ["--exact", f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else ["--overlap"]
         return [
             f"--job-name={self.component.name}",
             f"--nodes={len(self.nodes)}",
             f"--nodelist={','.join(self.nodes)}",
-            f"--ntasks={tasks}",
+            f"--ntasks={self.tasks}",
             f"--ntasks-per-node={self.tasks_per_node}",
             f"--gpus-per-node={self.gpus_per_node}",
             *share,
@@ -182,8 +191,10 @@ def write_steps(cfg: Config, steps: list[Step], folder: Path) -> None:
     lines = []
     for step in steps:
         component = step.component
-        (folder / f"{component.name}.srun").write_text("".join(f"{option}\n" for option in step.srun_options(folder)))
-        (folder / f"{component.name}.sh").write_text(step.script())
+        write_private(folder / f"{component.name}.srun", "".join(f"{option}\n" for option in step.srun_options(folder)))
+        write_private(folder / f"{component.name}.sh", step.script())
+        for log_name in step.log_names():  # srun appends
+            write_private(folder / log_name, "")
         limits = component.ready_within_s, component.silent_within_s, component.sick_within_s, component.ends_within_s
         columns = component.name, component.health or "-", component.restarts, *map(math.ceil, limits)
         lines.append("\t".join(map(str, columns)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,12 @@ from pathlib import Path
 import yaml
 
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.scrub import scrub
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, mcnemar
 
 PARTS, REWARD, CORRECT = "reward/", "reward/mean", "reward/correct"  # metrics
 ROLES = ("base", "forced", "other", "trained")  # their order in tables
-SECRET = re.compile(r"api_key|token$|secret|password", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def read_run(run_dir: Path) -> RunData:
         evaluations=read_evaluations(folder.eval),
         labelled=read_labelled(folder.labelled),
         samples=read_samples(folder.samples),
-        config=without_secrets(yaml.safe_load(folder.config.read_text()) or {}) if folder.config.exists() else {},
+        config=scrub(yaml.safe_load(folder.config.read_text()) or {}) if folder.config.exists() else {},
         summary=read_json(folder.summary) if folder.summary.exists() else {},
     )
     if not (run.metrics or run.evaluations or run.labelled):
@@ -289,12 +288,3 @@ def read_samples(folder: Path) -> dict[int, list[dict]]:
     if not paths:
         return {}
     return {step: read_json_lines(paths[step]) for step in sorted({min(paths), max(paths)})}
-
-
-def without_secrets(settings: dict) -> dict:
-    """The settings without API keys and their like: the page is made to be passed on."""
-    return {
-        key: without_secrets(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if not (SECRET.search(str(key)) and isinstance(value, str))
-    }

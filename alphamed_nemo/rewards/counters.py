@@ -28,6 +28,9 @@ class ServerMetrics:
             )
         else:
             self._rewards = Counter("alphamed_reward_sum", "Sum of the rewards given", registry=self.registry)
+        self._too_long = Counter(
+            "alphamed_reward_too_long", "Responses that were too long to be read", registry=self.registry
+        )
         self._failures = Counter("alphamed_reward_failures", "Requests refused or failed", registry=self.registry)
         self._seconds = Histogram(
             "alphamed_reward_request_seconds",
@@ -40,6 +43,9 @@ class ServerMetrics:
         for result, count in Tally(score.reason for score in scores).items():
             self._items.labels(result).inc(count)
         self._rewards.inc(sum(score.reward for score in scores))
+
+    def too_long(self, count: int) -> None:
+        self._too_long.inc(count)
 
     def answered(self, seconds: float) -> None:
         self._requests.labels("200").inc()

@@ -9,8 +9,9 @@
     question: Question    stem, options, key, data set, level
     metadata: dict        the question's own
 
-and returns a number, or a dict of named numbers, whose sum is then its value. What is not a finite number, or an
-exception, refuses the request: there is no reward of 0 for a function that failed.
+and returns a number, or a dict of named numbers, whose sum is then its value. What is no number, or none within
+±1e9, or an exception, refuses the request: there is no reward of 0 for a function that failed. Functions get a response
+of any length; the rule does not read one above `reward.max_response_chars`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from alphamed_nemo import user_code
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.config.limits import check_weights
 from alphamed_nemo.rewards.rule import score_all
-from alphamed_nemo.rewards.score import RewardItem, Score
+from alphamed_nemo.rewards.score import LARGEST_REWARD, RewardItem, Score
 
 RULE = "correct"
 ARGUMENTS = ("prompt", "response", "question", "metadata")
@@ -118,7 +119,7 @@ class RewardFunctions:
 
     def __init__(self, cfg: RewardConfig) -> None:
         check_functions(cfg)
-        self.protocol = cfg.protocol
+        self.protocol, self.max_chars = cfg.protocol, cfg.max_response_chars
         self.rule_weight = cfg.weighted.get(RULE, 0.0)
         self.own = [_Function.load(place, weight) for place, weight in cfg.weighted.items() if place != RULE]
         self._lock = threading.Lock()
@@ -130,9 +131,9 @@ class RewardFunctions:
             FunctionFailed: no item is scored then.
         """
         with self._lock:
+            by_rule = score_all(items, self.protocol, self.max_chars)
             return [
-                self._score(index, item, score)
-                for index, (item, score) in enumerate(zip(items, score_all(items, self.protocol), strict=True))
+                self._score(index, item, score) for index, (item, score) in enumerate(zip(items, by_rule, strict=True))
             ]
 
     def _score(self, index: int, item: RewardItem, rule: Score) -> Score:
@@ -141,8 +142,10 @@ class RewardFunctions:
             value, named = _value(function, index, item)
             parts |= {function.name: value, **{f"{function.name}/{name}": part for name, part in named.items()}}
             reward += function.weight * value
-        if not math.isfinite(reward):
-            raise FunctionFailed(f"items[{index}]: the weighted sum of {parts} is {reward}")
+        if not abs(reward) <= LARGEST_REWARD:
+            raise FunctionFailed(
+                f"items[{index}]: the weighted sum of {parts} is {reward}, expected at most ±{LARGEST_REWARD:g}"
+            )
         return Score(reward, rule.answer, rule.reason, parts)
 
 
@@ -183,4 +186,6 @@ def _number(found: Any, where: str) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise FunctionFailed(f"{where} returned {value}, expected a finite number")
+    if abs(value) > LARGEST_REWARD:
+        raise FunctionFailed(f"{where} returned {value}, expected at most ±{LARGEST_REWARD:g}")
     return value

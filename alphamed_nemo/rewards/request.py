@@ -17,7 +17,7 @@ MAX_REASON_CHARS = 300
 
 
 class Refused(Exception):
-    """A request that is not scored: HTTP status and the reason to send back."""
+    """A request that is not scored: HTTP status and the reason to send back. 429 asks to try again later."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -88,16 +88,10 @@ def parse_items(body: bytes, cfg: RewardConfig) -> list[RewardItem]:
         raise Refused(400, "malformed JSON: not UTF-8") from None
     if len(wire.items) > cfg.max_batch:
         raise Refused(422, f"{len(wire.items)} items, at most {cfg.max_batch} (reward.max_batch); send smaller batches")
-    return [_checked(i, item, cfg) for i, item in enumerate(wire.items)]
+    return [_checked(i, item) for i, item in enumerate(wire.items)]
 
 
-def _checked(index: int, wire: WireItem, cfg: RewardConfig) -> RewardItem:
-    if len(wire.response) > cfg.max_response_chars:
-        raise Refused(
-            422,
-            f"items[{index}].response: {len(wire.response)} characters, at most {cfg.max_response_chars} "
-            "(reward.max_response_chars)",
-        )
+def _checked(index: int, wire: WireItem) -> RewardItem:
     if bool(wire.options) == bool(wire.letters):
         raise Refused(422, f"items[{index}]: expected either options (texts) or letters (such as 'ABCD')")
     item = RewardItem(wire.response, wire.answer, wire.options, wire.letters)

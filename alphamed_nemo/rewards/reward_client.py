@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import logging
-import random
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import msgspec
 
 from alphamed_nemo.config import RewardConfig
+from alphamed_nemo.patience import PASSING, found, pause_s
 from alphamed_nemo.rewards.functions import RULE, needs_question, part_of
-from alphamed_nemo.rewards.score import RewardError, RewardItem, Score, check_item
+from alphamed_nemo.rewards.score import (
+    CORRECT,
+    LARGEST_REWARD,
+    NO_ANSWER,
+    WRONG,
+    RewardError,
+    RewardItem,
+    Score,
+    check_item,
+    letters_of,
+)
 
 log = logging.getLogger(__name__)
 
 BATCH_CHARS = 8 * 2**20  # characters of responses and options a request; below the server's body limit as UTF-8
-BACK_OFF_S = 0.2  # first pause; doubles up to MAX_PAUSE_S
-MAX_PAUSE_S = 5.0
 MAX_ANSWER_BYTES = 64 * 2**20
-PASSING = frozenset((408, 429, 500, 502, 503, 504))  # statuses worth another try
+ROUNDING = 1e-9  # of a weighted sum
 
 
 class _WireAnswer(msgspec.Struct):
+    protocol: str
     scores: list[Score]
 
 
+class _Health(msgspec.Struct):
+    protocol: str
+
+
 _DECODER = msgspec.json.Decoder(_WireAnswer)
+_HEALTH_DECODER = msgspec.json.Decoder(_Health)
 
 
 class _TryAgain(Exception):
-    """An attempt failed for a reason that may pass."""
+    """An attempt failed for a reason that may pass; `headers` of the answer, where there was one."""
+
+    def __init__(self, reason: str, headers: httpx.Headers | None = None) -> None:
+        super().__init__(reason)
+        self.headers = headers
 
 
 class RewardClient:
@@ -69,10 +88,13 @@ class RewardClient:
     def score(self, items: list[RewardItem]) -> list[Score]:
         """Scores of `items`, in their order.
 
+        Failures that may pass (no connection, one that is lost, no answer in time, a server that is busy or restarted)
+        are retried, with growing pauses, until (1 + reward.retries) × reward.request_timeout_s are over.
+
         Raises:
             ValueError: an item cannot be graded (its key is none of its options).
-            RewardError: the server refused, or gave no usable answer in `1 + reward.retries` attempts of at most
-                `reward.request_timeout_s` each. No partial result is returned.
+            RewardError: the server refused, answered something else than scores by this run's protocol, functions and
+                weights, or failed for that long. No partial result is returned.
         """
         for index, item in enumerate(items):
             try:
@@ -99,57 +121,131 @@ class RewardClient:
         if batch:
             yield batch
 
+    def check_server(self) -> None:
+        """Asks the server for its health, with the patience of `score`.
+
+        Raises:
+            RewardError: it does not answer, or scores by another protocol.
+        """
+        content = self._patiently(lambda: self._attempt("GET", "/health"), "/health: no answer")
+        try:
+            protocol = _HEALTH_DECODER.decode(content).protocol
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            expected = f'{{"status": "ok", "protocol": "{self.cfg.protocol}"}}'
+            raise self._given_up(f"/health: found {found(content)}, expected {expected}: {error}") from error
+        self._check_protocol(protocol, "/health")
+
     def _ask(self, batch: list[RewardItem]) -> list[Score]:
         wire = _asked_wire if self._asked else _wire
         body = msgspec.json.encode({"items": [wire(item) for item in batch]})
-        attempts = 1 + self.cfg.retries
-        pause = BACK_OFF_S
-        for attempt in range(1, attempts + 1):
+        content = self._patiently(
+            lambda: self._attempt("POST", "/score", body), f"/score: no scores for {len(batch)} responses"
+        )
+        return self._checked(content, batch)
+
+    def _patiently(self, attempt: Callable[[], bytes], nothing: str) -> bytes:
+        """What an attempt returns, which is repeated until the patience ends; `nothing` begins the error then."""
+        started, attempts = time.monotonic(), 0
+        patience_s = (1 + self.cfg.retries) * self.cfg.request_timeout_s
+        while True:
+            attempts += 1
             try:
-                return self._attempt(body, len(batch))
+                return attempt()
             except _TryAgain as error:
-                if attempt == attempts:
-                    self.failures += 1
-                    raise RewardError(
-                        f"{self.url}/score: no scores for {len(batch)} responses after {attempts} attempts; "
-                        f"the last: {error}; see the reward server's log"
+                pause = pause_s(attempts, error.headers)
+                waited_s = time.monotonic() - started
+                if waited_s + pause > patience_s:
+                    raise self._given_up(
+                        f"{nothing} after {attempts} attempts in {waited_s:.0f} s; the last: {error}; see the reward "
+                        "server's log"
                     ) from error
                 self.retried += 1
-                log.warning("%s/score, attempt %d of %d: %s", self.url, attempt, attempts, error)
-                time.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(2 * pause, MAX_PAUSE_S)
-        raise AssertionError("unreachable")
+                log.warning("%s, attempt %d: %s", self.url, attempts, error)
+                time.sleep(pause)
 
-    def _attempt(self, body: bytes, count: int) -> list[Score]:
+    def _attempt(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """The body of the server's answer.
+
+        Raises:
+            _TryAgain: the failure may pass.
+            RewardError: it may not.
+        """
         deadline = time.monotonic() + self.cfg.request_timeout_s
         try:
-            with self._http.stream("POST", f"{self.url}/score", content=body) as response:
+            with self._http.stream(method, f"{self.url}{path}", content=body) as response:
                 content = _read(response, deadline)
         except httpx.HTTPError as error:
             raise _TryAgain(f"{type(error).__name__} {error}".strip()) from error
+        said = found(content, response.headers.get("content-type", ""))
         if response.status_code in PASSING:
-            raise _TryAgain(f"status {response.status_code} {content[:200]!r}")
+            raise _TryAgain(f"status {response.status_code} {said}", response.headers)
         if response.status_code != 200:
-            self.failures += 1
-            raise RewardError(f"{self.url}/score refused the request: {response.status_code} {content[:500]!r}")
-        scores = _scores(content, count)
-        self._check_parts(scores)
-        return scores
+            raise self._given_up(f"{path}: refused the request: {response.status_code} {said}")
+        return content
 
-    def _check_parts(self, scores: list[Score]) -> None:
-        """Raises: RewardError: the server at `reward.url` has other functions than this run."""
-        for score in scores:
-            given = {name.partition("/")[0] for name in score.parts}
-            if given != self._parts:
-                self.failures += 1
-                raise RewardError(
-                    f"{self.url}: the reward server has the functions {_listed(given)}, this run "
-                    f"{_listed(self._parts)} (reward.functions); start it with the same"
-                )
+    def _checked(self, content: bytes, batch: list[RewardItem]) -> list[Score]:
+        """Raises: RewardError: it holds anything else than a score by this run's rule for each item."""
+        try:
+            answer = _DECODER.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            expected = f'{{"protocol": "{self.cfg.protocol}", "scores": [...]}}, {len(batch)} of them'
+            raise self._given_up(f"/score: found {found(content)}, expected {expected}: {error}") from error
+        self._check_protocol(answer.protocol, "/score")
+        if len(answer.scores) != len(batch):
+            raise self._given_up(
+                f"/score: found {len(answer.scores)} scores, expected {len(batch)}, one for each response"
+            )
+        for index, (score, item) in enumerate(zip(answer.scores, batch, strict=True)):
+            self._check_parts(score)
+            if problem := self._problem(score, item):
+                raise self._given_up(f"/score: scores[{index}]: {problem}")
+        return answer.scores
+
+    def _check_protocol(self, protocol: str, path: str) -> None:
+        if protocol != self.cfg.protocol:
+            raise self._given_up(
+                f"{path}: found the protocol {protocol[:80]!r}, expected {self.cfg.protocol!r} (reward.protocol); "
+                "start the server with the same"
+            )
+
+    def _check_parts(self, score: Score) -> None:
+        """Raises: RewardError: the server has other functions than this run."""
+        given = {name.partition("/")[0] for name in score.parts}
+        if given != self._parts:
+            raise self._given_up(
+                f"/score: the reward server has the functions {_listed(given)}, this run {_listed(self._parts)} "
+                "(reward.functions); start it with the same"
+            )
+
+    def _problem(self, score: Score, item: RewardItem) -> str:
+        """What is wrong with a score, or nothing."""
+        reason = NO_ANSWER if score.answer is None else CORRECT if score.answer == item.answer else WRONG
+        if score.answer is not None and score.answer not in tuple(letters_of(item)):
+            return f"found answer {score.answer[:20]!r}, expected one of {', '.join(letters_of(item))} or null"
+        if score.reason != reason:
+            stated = f"answer {score.answer!r} and key {item.answer!r}"
+            return f"found reason {score.reason[:20]!r} for {stated}, expected {reason!r}"
+        by_rule = float(reason == CORRECT)
+        if not self._parts:
+            expected = by_rule
+        elif score.parts[RULE] != by_rule:
+            return f"found {RULE} {score.parts[RULE]}, expected {by_rule}"
+        else:
+            weighted = self.cfg.weighted.items()
+            expected = sum(weight * score.parts.get(part_of(place), math.nan) for place, weight in weighted)
+        if not math.isclose(score.reward, expected, rel_tol=ROUNDING, abs_tol=ROUNDING):
+            return f"found reward {score.reward}, expected {expected:g} by the rule and this run's reward.weights"
+        if max(map(abs, (score.reward, *score.parts.values()))) > LARGEST_REWARD:
+            return f"found {score.reward} from {score.parts}, expected numbers within ±{LARGEST_REWARD:g}"
+        return ""
+
+    def _given_up(self, problem: str) -> RewardError:
+        self.failures += 1
+        return RewardError(f"{self.url}{problem}")
 
 
 def _listed(parts: set[str]) -> str:
-    return ", ".join(sorted(parts)) or "none but the rule"
+    return ", ".join(sorted(parts))[:200] or "none but the rule"
 
 
 def _wire(item: RewardItem) -> dict:
@@ -192,13 +288,3 @@ def _read(response: httpx.Response, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise _TryAgain("the answer did not arrive within reward.request_timeout_s")
     return b"".join(chunks)
-
-
-def _scores(content: bytes, count: int) -> list[Score]:
-    try:
-        scores = _DECODER.decode(content).scores
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _TryAgain(f"unreadable answer: {error}") from error
-    if len(scores) != count:
-        raise _TryAgain(f"{len(scores)} scores for {count} responses")
-    return scores

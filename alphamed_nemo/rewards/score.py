@@ -9,6 +9,7 @@ import msgspec
 from alphamed_nemo.data.question import LETTERS, Question
 
 CORRECT, WRONG, NO_ANSWER = "correct", "wrong", "no_answer"
+LARGEST_REWARD = 1e9  # either side of 0: a batch has sums of squares, which float32 holds up to 1e38
 
 
 class RewardError(RuntimeError):
@@ -51,9 +52,14 @@ class Score(msgspec.Struct, frozen=True, omit_defaults=True):
     parts: dict[str, float] = msgspec.field(default_factory=dict)
 
 
+def letters_of(item: RewardItem) -> str:
+    """The letters that an answer may be."""
+    return LETTERS[: len(item.options)] if item.options else item.letters
+
+
 def check_item(item: RewardItem) -> None:
     """Raises ValueError where the item cannot be graded: bad options, bad letters, or a key that is none of them."""
-    letters = LETTERS[: len(item.options)] if item.options else item.letters
+    letters = letters_of(item)
     if not 2 <= len(item.options or item.letters) <= len(LETTERS):
         raise ValueError(f"{len(item.options or item.letters)} options, expected 2 to {len(LETTERS)}")
     if not item.options and not LETTERS.startswith(item.letters):

@@ -8,15 +8,14 @@ Request:  {"items": [{"response": "... \\boxed{C}", "answer": "C", "options": ["
 Response: {"protocol": "boxed", "scores": [{"reward": 1.0, "answer": "C", "reason": "correct"}, ...]}
 
 A request is scored as a whole or refused as a whole, with {"detail": "why"}: 400 or 422 for what cannot be scored, 401
-without the token, 408 for a body that came too slowly, 413 for too much, 503 when too much is in flight. There is no
-way for a refused item to look like a reward of 0.
+without the token, 408 for a body that came too slowly, 413 for too much, 429 with Retry-After when too much is under
+way. There is no way for a refused item to look like a reward of 0. /health answers whatever the load.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hmac
 import logging
 import os
 import signal
@@ -28,14 +27,17 @@ from pathlib import Path
 import msgspec
 import uvicorn
 import yaml
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
+from alphamed_nemo.access import RequireKey
 from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.config import RewardConfig
-from alphamed_nemo.rewards.connections import PatientProtocol
+from alphamed_nemo.config.hosts import is_loopback
+from alphamed_nemo.config.scrub import log_to_stderr
+from alphamed_nemo.rewards.connections import BACKLOG, PatientProtocol, raise_file_limit
 from alphamed_nemo.rewards.counters import ServerMetrics
 from alphamed_nemo.rewards.functions import FunctionFailed, RewardFunctions, check_functions
 from alphamed_nemo.rewards.request import Refused, parse_items
@@ -44,24 +46,28 @@ from alphamed_nemo.rewards.rule import score_all
 log = logging.getLogger(__name__)
 
 GONE = 499  # the client left before its body was complete; nobody reads this answer
+RETRY_AFTER_S = 1  # what a refused client is asked to wait
 API_KEY_VARIABLE = "ALPHAMED_REWARD_API_KEY"  # never on the command line, where every user of the machine can read it
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, and all of them together, may take.
+    """What one request, and all of them together, may take. Connections are not limited.
 
     Attributes:
         body_bytes: one request body.
-        in_flight_bytes: all bodies being read or scored; beyond it requests are refused with 503.
+        in_flight_bytes: all bodies being read or scored; beyond it requests are refused with 429.
+        requests: requests whose body is complete, being scored or waiting for it; beyond it they are refused with 429.
         body_seconds: time for a body to arrive.
-        inline_bytes: bodies above this are parsed and scored in a thread, so that /health keeps answering.
+        threads: that parse and score. The interpreter lets one compute at a time; with a second a small request need
+            not wait for a large one, and with more /health would.
     """
 
     body_bytes: int = 64 * 2**20
     in_flight_bytes: int = 256 * 2**20
+    requests: int = 256
     body_seconds: float = 20.0
-    inline_bytes: int = 256 * 2**10
+    threads: int = 2
 
 
 def create_app(cfg: RewardConfig, limits: Limits | None = None) -> FastAPI:
@@ -74,6 +80,8 @@ def create_app(cfg: RewardConfig, limits: Limits | None = None) -> FastAPI:
     limits = limits or Limits()
     metrics = ServerMetrics(weighted=bool(cfg.functions))
     app = FastAPI(title="AlphaMed-NeMo rewards", openapi_url=None)
+    if cfg.api_key:
+        app.add_middleware(RequireKey, key=cfg.api_key)
     scorer = Scorer(cfg, limits, metrics)
 
     @app.post("/score")
@@ -99,21 +107,19 @@ class Scorer:
         self.limits = limits
         self.metrics = metrics
         self.functions = RewardFunctions(cfg) if cfg.functions else None
+        self.threads = CapacityLimiter(limits.threads)
         self.in_flight = 0  # bytes
+        self.under_way = 0  # requests
 
     async def answer(self, request: Request) -> Response:
         started = time.perf_counter()
         held = [0]
         try:
-            self._authorize(request)
-            body = await self._read(request, held)
-            if self.functions or len(body) > self.limits.inline_bytes:  # a user's function may take any time
-                content = await run_in_threadpool(self._score, body)
-            else:
-                content = self._score(body)
+            content = await self._scored(await self._read(request, held))
         except Refused as refusal:
             self.metrics.refused(refusal.status)
-            return JSONResponse({"detail": refusal.reason}, refusal.status)
+            headers = {"Retry-After": str(RETRY_AFTER_S)} if refusal.status == 429 else None
+            return JSONResponse({"detail": refusal.reason}, refusal.status, headers)
         except ClientDisconnect:
             self.metrics.refused(GONE)
             return Response(status_code=GONE)
@@ -121,13 +127,6 @@ class Scorer:
             self.in_flight -= held[0]
         self.metrics.answered(time.perf_counter() - started)
         return Response(content, media_type="application/json")
-
-    def _authorize(self, request: Request) -> None:
-        if not self.cfg.api_key:
-            return
-        given = request.headers.get("authorization", "").encode("utf-8", "replace")
-        if not hmac.compare_digest(given, f"Bearer {self.cfg.api_key}".encode()):
-            raise Refused(401, "expected the header 'Authorization: Bearer <reward.api_key>'")
 
     async def _read(self, request: Request, held: list[int]) -> bytes:
         """The body, refused as soon as it is known to be too large; `held[0]` counts what it takes of the budget."""
@@ -144,18 +143,33 @@ class Scorer:
                     if held[0] > limit:
                         raise Refused(413, f"body above {limit} bytes; send smaller batches")
                     if self.in_flight > self.limits.in_flight_bytes:
-                        raise Refused(503, "too many bytes in flight; try again later")
+                        raise Refused(429, f"more than {self.limits.in_flight_bytes} bytes in flight; try again later")
                     chunks.append(chunk)
         except TimeoutError:
             raise Refused(408, f"the body did not arrive within {self.limits.body_seconds:g} s") from None
         return b"".join(chunks)
 
-    def _score(self, body: bytes) -> bytes:
-        items = parse_items(body, self.cfg)
+    async def _scored(self, body: bytes) -> bytes:
+        if self.under_way == self.limits.requests:
+            raise Refused(429, f"more than {self.limits.requests} requests under way; try again later")
+        self.under_way += 1
         try:
-            scores = self.functions.score_all(items) if self.functions else score_all(items, self.cfg.protocol)
+            return await to_thread.run_sync(self._score, body, limiter=self.threads)
+        finally:
+            self.under_way -= 1
+
+    def _score(self, body: bytes) -> bytes:
+        items, longest = parse_items(body, self.cfg), self.cfg.max_response_chars
+        try:
+            if self.functions:
+                scores = self.functions.score_all(items)
+            else:
+                scores = score_all(items, self.cfg.protocol, longest)
         except FunctionFailed as error:
             raise Refused(422, str(error)) from error
+        if too_long := sum(len(item.response) > longest for item in items):
+            self.metrics.too_long(too_long)
+            log.warning("%d responses of more than %d characters (reward.max_response_chars)", too_long, longest)
         self.metrics.scored(scores)
         return msgspec.json.encode({"protocol": self.cfg.protocol, "scores": scores})
 
@@ -208,9 +222,14 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[RewardConfig, Limits
         check_functions(cfg)
         if not 0 < cfg.port < 2**16:
             raise ValueError(f"port {cfg.port}: expected 1 to 65535; give --port")
+        cfg.api_key = os.environ.get(API_KEY_VARIABLE, "") or cfg.api_key
+        if not cfg.api_key and not is_loopback(cfg.host):
+            raise ValueError(
+                f"host {cfg.host!r}: other machines reach it, so a key is needed; set {API_KEY_VARIABLE} in the "
+                "environment, or listen on 127.0.0.1"
+            )
     except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
         parser.error(str(error))
-    cfg.api_key = os.environ.get(API_KEY_VARIABLE, "") or cfg.api_key
     body = arguments.max_body_bytes
     return cfg, Limits(body_bytes=body, in_flight_bytes=4 * body)
 
@@ -221,10 +240,12 @@ def _function(text: str) -> tuple[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT, finishes what is in flight and returns 0; 2 where a function cannot be loaded."""
+    """Serves until SIGTERM or SIGINT, finishes what is in flight and returns 0; 2 where a function cannot be loaded, or
+    file descriptors are too few."""
     cfg, limits = parse_arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr("%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        raise_file_limit()
         app = create_app(cfg, limits)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -239,8 +260,7 @@ def main(argv: list[str] | None = None) -> int:
             lifespan="off",
             access_log=False,
             log_config=None,
-            limit_concurrency=256,
-            backlog=512,
+            backlog=BACKLOG,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
         )

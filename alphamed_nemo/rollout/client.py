@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from math import ceil
 
 from alphamed_nemo.config import RolloutConfig
+from alphamed_nemo.rollout.completion import Choice, Completion, given_logprobs, rollout_of
 from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
 from alphamed_nemo.rollout.types import Rollout
 from alphamed_nemo.rollout.vllm_command import MODEL_NAME
 
 __all__ = ["RolloutClient", "RolloutError", "RolloutLost"]
 
-FINISHED = {"stop": False, "length": True}  # vLLM's finish reasons → truncated
 MAX_REQUESTS = 128  # in flight at once, for each engine
 SEQUENCES_A_REQUEST = 16
 
@@ -35,10 +35,12 @@ class RolloutClient:
         api_key: its key.
         cfg: `max_num_seqs` and `engines` set how many requests are in flight, `request_timeout_s` and `retries` their
             limits.
+        vocabulary: number of the model's token ids, beyond which none is accepted; None: unknown.
     """
 
-    def __init__(self, url: str, api_key: str, cfg: RolloutConfig) -> None:
+    def __init__(self, url: str, api_key: str, cfg: RolloutConfig, vocabulary: int | None = None) -> None:
         self.cfg = cfg
+        self.vocabulary = vocabulary
         self.connection = Connection(url, api_key, cfg.request_timeout_s, cfg.retries)
         self.balance = _Balance(cfg.engines)
 
@@ -113,10 +115,8 @@ class RolloutClient:
         body = self._body([token_ids]) | {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         headers = self.balance.header(engine)
         (choice,) = self._choices(body, f"log-probs of {len(token_ids)} given tokens", 1, headers)
-        return [
-            entry[str(token)]["logprob"]
-            for entry, token in zip(choice["prompt_logprobs"][1:], token_ids[1:], strict=True)
-        ]
+        with self._named():
+            return given_logprobs(choice, token_ids)
 
     def warm_up(self) -> None:
         """One short sampled request, so that what the engine does once is done before it is timed."""
@@ -134,21 +134,37 @@ class RolloutClient:
         waiting_for = f"{n} samples of {len(prompts)} prompts of up to {longest} tokens"
         with self.balance.engine(n * len(prompts)) as headers:
             choices = self._choices(body, waiting_for, n, headers)
-        rollouts = [_rollout(prompts[index // n], choice, version) for index, choice in enumerate(choices)]
+        most = sampling["max_tokens"]
+        with self._named():
+            rollouts = [
+                rollout_of(choice, prompts[index // n], version, most, self.vocabulary)
+                for index, choice in enumerate(choices)
+            ]
         return [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
 
     def _body(self, prompts: list[list[int]]) -> dict:
         return {"model": MODEL_NAME, "prompt": prompts, "return_token_ids": True, "add_special_tokens": False}
 
-    def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[dict]:
+    def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[Choice]:
         """The answer's choices, checked to be `n` for each prompt, in the order of the prompts."""
-        answer = self.connection.call("POST", "/v1/completions", waiting_for, json=body, headers=headers)
-        choices = answer["choices"]
-        choices = sorted(choices, key=lambda choice: choice["index"])
+        request = {"json": body, "headers": headers}
+        answer = self.connection.call("POST", "/v1/completions", waiting_for, answer=Completion, **request)
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
         expected = [prompt for prompt in body["prompt"] for _ in range(n)]
-        if [choice["prompt_token_ids"] for choice in choices] != expected:
-            raise RolloutError(f"waited for {waiting_for}: {len(choices)} samples came back, or of other prompts")
+        if [choice.prompt_token_ids for choice in choices] != expected:
+            raise RolloutError(
+                f"{self.connection.waited(waiting_for)}: found {len(choices)} samples, or of other prompts, expected "
+                f"{len(expected)}: {n} of each prompt"
+            )
         return choices
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors name the server."""
+        try:
+            yield
+        except RolloutError as error:
+            raise RolloutError(f"rollout server {self.connection.url}: {error}") from None
 
 
 class _Balance:
@@ -186,22 +202,6 @@ class _Request:
     first: int
     prompts: list[list[int]]
     seed: int | None
-
-
-def _rollout(prompt: list[int], choice: dict, version: int) -> Rollout:
-    if choice["finish_reason"] not in FINISHED:
-        raise RolloutError(f"a sample ended with {choice['finish_reason']!r}, expected one of {', '.join(FINISHED)}")
-    ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-    if len(ids) != len(logprobs) or None in logprobs:
-        raise RolloutError(f"a sample of {len(ids)} tokens came with {len(logprobs)} log-probs, or with gaps")
-    return Rollout(
-        prompt_ids=prompt,
-        response_ids=ids,
-        logprobs=logprobs,
-        weight_version=version,
-        truncated=FINISHED[choice["finish_reason"]],
-        text=choice["text"],
-    )
 
 
 def seeds_of(seed: int, names: Iterable[str]) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from alphamed_nemo import devices
 from alphamed_nemo.config import Config, RolloutConfig
 from alphamed_nemo.config.choices import Transfer, names
+from alphamed_nemo.config.hosts import is_every_interface
 from alphamed_nemo.rollout.inside_vllm.hanging import LIMIT
 
 PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
@@ -72,8 +73,8 @@ def vllm_command(
     """
     rollout, host = cfg.rollout, host or cfg.rollout.host
     if not api_key:
-        raise ValueError("rollout.api_key: empty, expected a key (see rollout.server.new_api_key)")
-    if host in ("", "0.0.0.0", "::"):
+        raise ValueError("rollout.api_key: empty, expected a key (see vllm_command.new_api_key)")
+    if is_every_interface(host):
         raise ValueError(
             f"rollout.host: found {host!r}, which listens on all interfaces; name loopback or the job's own interface"
         )
@@ -92,7 +93,7 @@ def vllm_command(
     # model's generation_config.json says (its end-of-sequence ids still count).
     argv += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
     argv += ["--weight-transfer-config", json.dumps({"backend": BACKENDS[transfer]})]
-    argv += ["--middleware", "alphamed_nemo.rollout.inside_vllm.access.RequireKey"]
+    argv += ["--middleware", "alphamed_nemo.access.RequireKey"]
     argv += ["--middleware", "alphamed_nemo.rollout.inside_vllm.hanging.TellHanging"]
     if not rollout.log_stats:
         argv += ["--disable-log-stats"]

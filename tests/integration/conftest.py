@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,10 +16,12 @@ import httpx
 import pytest
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.launch import child
 from alphamed_nemo.rollout.client import RolloutClient
 from alphamed_nemo.rollout.vllm_command import vllm_command
 
 START_TIMEOUT_S = 180.0
+GRACE_S = 20
 
 
 @dataclass
@@ -97,26 +97,6 @@ def wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
     pytest.fail(f"vLLM was not ready within {START_TIMEOUT_S:.0f} s:\n{log.read_text()[-3000:]}")
 
 
-def die_with_parent() -> None:
-    """In the server's process: a test run that is killed does not leave its server behind (Linux)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def stop_group(process: subprocess.Popen) -> None:
-    """End the server and its engine: a whole process group of our own."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        pass
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait(20)
-
-
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny model that the shared server serves. Read it, do not write into it."""
@@ -143,18 +123,19 @@ def served(
     port, log = free_port(), folder / "vllm.log"
     argv, env = vllm_command(cfg, model, port, "test-key", cuda=False)
     assert argv[0] == sys.executable
+    wrapper = [sys.executable, "-IS", child.__file__, str(os.getpid()), str(GRACE_S)]  # nothing of it is left behind
     with log.open("w") as output:
         process = subprocess.Popen(
-            argv,
+            [*wrapper, *argv],
             env=os.environ | env,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(process, url, log)
         yield ServedModel(url, "test-key", cfg, model, log)
     finally:
-        stop_group(process)
+        process.terminate()
+        process.wait(2 * GRACE_S)

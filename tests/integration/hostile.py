@@ -1,8 +1,8 @@
-"""Requests that a reward server must survive, as raw bytes on a socket.
+"""Requests that a reward server must survive, as raw bytes on a socket, while good ones are answered beside them.
 
-    python tests/integration/hostile.py --requests 10000
+    python -m tests.integration.hostile
 
-starts a server of its own, sends that many, checks that it still scores rightly and prints its resident memory.
+besieges a server of its own and prints what came of it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,40 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import httpx
 
+from alphamed_nemo.config import RewardConfig
+from alphamed_nemo.rewards.reward_client import RewardClient
+from alphamed_nemo.rewards.rule import score_all
+from alphamed_nemo.rewards.score import RewardItem
+
+KEY = "the-key-of-the-server"
+CUT_OFF = ("random bytes", "chunk too long", "cut off", "announced too long")
+HOSTILE_THREADS, GOOD_THREADS = 8, 32
+SETTLED_WITHIN_S = 30.0  # after the last request: connections that are closed
+BIG = b"x" * 8_000_000
+HEALTH_WATCHER = """
+import http.client, select, sys, time
+slowest = 0.0
+while not select.select([sys.stdin], [], [], 0.05)[0]:
+    asked = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=30)
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+    slowest = max(slowest, time.monotonic() - asked)
+    connection.close()
+print(slowest)
+"""
 ITEM = {"response": "\\boxed{C}", "answer": "C", "letters": "ABCD"}
 
 
@@ -39,6 +67,9 @@ class Server:
     def rss_mb(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
 
 def free_port() -> int:
@@ -74,7 +105,10 @@ def stop_server(server: Server) -> int:
 
 
 def http(body: bytes, head: str = "", method: str = "POST", path: str = "/score") -> bytes:
+    """A request with the right key, unless `head` has another."""
     length = "" if "content-length" in head.lower() or "chunked" in head else f"Content-Length: {len(body)}\r\n"
+    if "Authorization" not in head:
+        head = f"Authorization: Bearer {KEY}\r\n{head}"
     return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{head}{length}\r\n".encode("latin-1") + body
 
 
@@ -85,6 +119,9 @@ def items(*rows: dict) -> bytes:
 def hostile_requests(seed: int):
     """Endless (kind, bytes) pairs; every kind breaks something else."""
     rng = random.Random(seed)
+    nothing = http(BIG)
+    words, many = http(items(ITEM | {"response": BIG.decode()})), http(items(*[ITEM] * 5000))
+    chunk = http(b"7a1200\r\n" + BIG + b"\r\n0\r\n\r\n", head="Transfer-Encoding: chunked\r\n")
     makers = {
         "random bytes": lambda: rng.randbytes(rng.randrange(1, 5000)),
         "random body": lambda: http(rng.randbytes(rng.randrange(0, 5000))),
@@ -94,9 +131,16 @@ def hostile_requests(seed: int):
         "deep objects": lambda: http(b'{"items":' * rng.randrange(10, 50_000)),
         "deep inside an item": lambda: http(b'{"items":[{"response":' + b"[" * 100_000),
         "million numbers": lambda: http(b'{"items":[' + b"1," * 500_000 + b"1]}"),
-        "too many items": lambda: http(items(*[ITEM] * 5000)),
+        "too many items": lambda: many,
         "too many empty items": lambda: http(b'{"items":[' + b"{}," * 100_000 + b"{}]}"),
         "long response": lambda: http(items(ITEM | {"response": "x" * 300_000})),
+        "big body": lambda: words,
+        "big body of nothing": lambda: nothing,
+        "big chunk": lambda: chunk,
+        "wrong key": lambda: http(items(ITEM), head=f"Authorization: Bearer {rng.randrange(10**9)}\r\n"),
+        "no key": lambda: http(items(ITEM), head="Authorization: \r\n"),
+        "key of another scheme": lambda: http(items(ITEM), head=f"Authorization: Basic {KEY}\r\n"),
+        "wrong key, big body": lambda: http(b"x" * 2_000_000, head="Authorization: Bearer x\r\n"),
         "null bytes": lambda: http(items(ITEM | {"response": "\0" * 1000 + "\\boxed{C}"})),
         "lone surrogates": lambda: http(b'{"items":[{"response":"\\ud800","answer":"A","letters":"AB"}]}'),
         "braces": lambda: http(items(ITEM | {"response": "\\boxed{" * 20_000})),
@@ -136,51 +180,114 @@ def _mutated(body: bytes, rng: random.Random) -> bytes:
     return bytes(mutable)
 
 
-def send(port: int, request: bytes) -> bytes:
-    """First bytes of the answer; empty where the server closed without one, or waits for more of the request."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+def send(port: int, kind: str, request: bytes) -> bytes:
+    """First bytes of the answer; empty where the server closed without one. What is cut off ends with the sending."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         try:
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
+            if kind in CUT_OFF:
+                connection.shutdown(socket.SHUT_WR)
             return connection.recv(64)
-        except (ConnectionError, OSError):
+        except ConnectionError:
             return b""
 
 
-def bombard(server: Server, count: int, seed: int = 1) -> dict[str, int]:
-    """Sends `count` hostile requests, a good one after every 50th; answers by status.
+def status_of(answer: bytes) -> str:
+    return answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.1 ") else "closed"
+
+
+@dataclass
+class Siege:
+    """What came of a siege.
+
+    Attributes:
+        statuses: answers to the hostile requests by status; "closed": none.
+        wrong: good clients that did not get their scores.
+        retried: attempts of good clients that were refused or lost, and repeated.
+        slowest_health_s: the longest that /health took.
+        seconds: all of it.
+        rss_mb, files: of the server: resident memory and open file descriptors, before and after.
+    """
+
+    statuses: Counter[str]
+    wrong: int
+    retried: int
+    slowest_health_s: float
+    seconds: float
+    rss_mb: tuple[float, float]
+    files: tuple[int, int]
+
+
+def besiege(server: Server, hostile: int, good: int, idle: int, seed: int = 1) -> Siege:
+    """Sends hostile requests and good ones at once, while idle and trickling connections stand.
 
     Raises:
-        AssertionError: the server died, answered with its own failure, or scored a good request wrongly.
+        AssertionError: the server died, answered with its own failure, or /health did not answer 200.
     """
-    statuses: dict[str, int] = {}
-    stream = hostile_requests(seed)
-    for number in range(count):
-        kind, request = next(stream)
-        answer = send(server.port, request)
-        status = answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.1 ") else "closed"
+    server_files = server.files()
+    rss_mb, started = server.rss_mb(), time.monotonic()
+    stream, lock = hostile_requests(seed), threading.Lock()
+
+    def attack(_: int) -> str:
+        with lock:
+            kind, request = next(stream)
+        status = status_of(send(server.port, kind, request))
         assert status != "500", f"{kind}: {request[:300]!r}"
-        statuses[status] = statuses.get(status, 0) + 1
-        if number % 50 == 49:
-            good = httpx.post(f"{server.url}/score", content=items(ITEM, ITEM | {"answer": "A"}), timeout=10)
-            assert [score["reward"] for score in good.json()["scores"]] == [1.0, 0.0], kind
+        return status
+
+    def ask(number: int) -> tuple[bool, int]:
+        letter = "ABCD"[number % 4]
+        batch = [RewardItem(rf"\boxed{{{given}}}", letter) for given in "ABCD"]
+        with RewardClient(server.url, RewardConfig(api_key=KEY)) as client:
+            return client.score(batch) == score_all(batch), client.retried
+
+    with ExitStack() as standing:
+        for beginning in islice(idle_beginnings(), idle):
+            connection = standing.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(beginning)
+        argv = [sys.executable, "-IS", "-c", HEALTH_WATCHER, str(server.port)]
+        watcher = standing.enter_context(
+            subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        with ThreadPoolExecutor(HOSTILE_THREADS) as enemies, ThreadPoolExecutor(GOOD_THREADS) as friends:
+            attacks, asked = enemies.map(attack, range(hostile)), friends.map(ask, range(good))
+            statuses, answers = Counter(attacks), list(asked)
+        slowest_health, _ = watcher.communicate()
+        assert watcher.returncode == 0, "/health did not answer 200"
+    deadline = time.monotonic() + SETTLED_WITHIN_S
+    while server.files() > server_files and time.monotonic() < deadline:
+        os.sched_yield()
     assert server.process.poll() is None, server.log.read_text()[-2000:]
-    return statuses
+    return Siege(
+        statuses,
+        wrong=sum(not right for right, _ in answers),
+        retried=sum(retried for _, retried in answers),
+        slowest_health_s=float(slowest_health),
+        seconds=time.monotonic() - started,
+        rss_mb=(rss_mb, server.rss_mb()),
+        files=(server_files, server.files()),
+    )
+
+
+def idle_beginnings() -> Iterator[bytes]:
+    """What idle connections have sent: nothing, a part of a head, a part of a body."""
+    while True:
+        yield b""
+        yield b"POST /score HTTP/1.1\r\nHost: x\r\nX-Slow: "
+        yield http(b"{", head="Content-Length: 1000\r\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--hostile", type=int, default=10_000)
+    parser.add_argument("--good", type=int, default=1_000)
+    parser.add_argument("--idle", type=int, default=500)
     parser.add_argument("--log", type=Path, default=Path("hostile_server.log"))
     arguments = parser.parse_args()
-    server = start_server(arguments.log)
+    server = start_server(arguments.log, api_key=KEY)
     try:
-        bombard(server, min(500, arguments.requests), seed=0)
-        before, started = server.rss_mb(), time.monotonic()
-        statuses = bombard(server, arguments.requests)
-        seconds = time.monotonic() - started
-        print(f"{arguments.requests} requests in {seconds:.0f} s, by status {statuses}")
-        print(f"resident memory {before:.0f} MB after 500 requests, {server.rss_mb():.0f} MB at the end")
+        print("warm-up", besiege(server, min(500, arguments.hostile), 50, 10, seed=0))
+        print(besiege(server, arguments.hostile, arguments.good, arguments.idle))
     finally:
         print("exit status", stop_server(server))
 

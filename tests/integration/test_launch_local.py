@@ -138,6 +138,7 @@ def test_waiting_ends_when_the_component_ends_well_and_ticks_at_least_once(launc
     launcher.wait("trainer", lambda: ticks.append(1))
     assert ticks and "trainer" not in launcher.running
     assert launcher.log_of("trainer").read_text() == "done\n"
+    assert launcher.log_of("trainer").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_stop_leaves_time_to_save(launcher: Launcher, tmp_path: Path) -> None:
@@ -188,6 +189,85 @@ def test_a_component_that_hangs_is_found_and_started_again(launcher: Launcher) -
         assert time.monotonic() < deadline
     launcher.wait_ready("reward")
     assert set(first).isdisjoint(family_pids(server)) and gone_within(first, 0)
+
+
+def test_a_stopped_process_of_a_component_that_answers_is_found_and_all_of_it_started_again(launcher: Launcher) -> None:
+    server = family("vllm", restarts=1, silent_within_s=1, grace_s=1)
+    launcher.start(server)
+    launcher.wait_ready("vllm")
+    first = family_pids(server)
+    os.kill(first[-1], signal.SIGSTOP)  # the grandchild: an engine, say, behind its HTTP front
+    deadline = time.monotonic() + LIMIT_S
+    while not launcher.restarted["vllm"]:
+        launcher.check()
+        assert time.monotonic() < deadline
+    launcher.wait_ready("vllm")
+    assert set(first).isdisjoint(family_pids(server)) and gone_within(first, 0)
+
+
+def test_a_stopped_rank_ends_the_run_by_name(launcher: Launcher) -> None:
+    ranks = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import os; os.kill(os.getpid(), 19)'])"
+    launcher.start(script("trainer", ranks, silent_within_s=1, grace_s=1))
+    with pytest.raises(ComponentError, match=r"trainer hangs: process \d+ of it has been stopped \(SIGSTOP\) for 1 s"):
+        launcher.wait("trainer")
+
+
+LEAVING = """
+import multiprocessing.resource_tracker, os, subprocess, sys, tempfile
+from multiprocessing.shared_memory import SharedMemory
+multiprocessing.resource_tracker.register = lambda *_: None  # as where it is killed along
+segment = SharedMemory(create=True, size=64)
+folder = tempfile.mkdtemp()
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+print(os.environ["TMPDIR"], folder, segment.name, child.pid, flush=True)
+"""
+
+
+def left_by(launcher: Launcher) -> tuple[Path, Path, Path, int]:
+    """Scratch folder, a folder made in it, a segment of shared memory and a child in a session of its own."""
+    log = launcher.log_of("vllm")
+    deadline = time.monotonic() + LIMIT_S
+    while len(words := log.read_text().split()) < 4:
+        assert time.monotonic() < deadline
+    return Path(words[0]), Path(words[1]), Path("/dev/shm", words[2]), int(words[3])
+
+
+def test_temporary_files_and_shared_memory_of_a_killed_command_go_with_it(launcher: Launcher) -> None:
+    launcher.start(script("vllm", LEAVING + "os.kill(os.getpid(), 9)"))
+    with pytest.raises(ComponentError, match="vllm ended by SIGKILL"):
+        launcher.wait("vllm")
+    scratch, folder, segment, child = left_by(launcher)
+    assert folder.parent == scratch and not scratch.exists() and not segment.exists()
+    assert gone_within([child], 0)
+
+
+@pytest.mark.parametrize("remover", ["the end of the launcher", "the next start"])
+def test_what_a_killed_wrapper_leaves_is_removed(launcher: Launcher, tmp_path: Path, remover: str) -> None:
+    launcher.start(script("vllm", LEAVING + "import signal; signal.pause()"))
+    scratch, folder, segment, child = left_by(launcher)
+    assert folder.exists() and segment.exists()
+    wrapper = launcher.running["vllm"].process
+    wrapper.kill()
+    wrapper.wait(LIMIT_S)
+    assert scratch.exists()
+    if remover == "the end of the launcher":
+        launcher.stop()
+    else:
+        with Launcher(tmp_path / "next") as following:
+            following.start(script("next", ""))
+            following.wait("next")
+    assert not scratch.exists() and not segment.exists()
+    assert gone_within([child], LIMIT_S)
+
+
+def test_a_component_that_runs_keeps_its_files_while_others_start_and_end(launcher: Launcher, tmp_path: Path) -> None:
+    launcher.start(script("vllm", LEAVING + "import signal; signal.pause()"))
+    scratch, folder, segment, child = left_by(launcher)
+    with Launcher(tmp_path / "next") as following:
+        following.start(script("next", "import os; os.kill(os.getpid(), 9)"))
+        with pytest.raises(ComponentError):
+            following.wait("next")
+    assert folder.exists() and segment.exists() and not gone_within([child], 0)
 
 
 def test_one_that_was_never_ready_is_not_started_again(launcher: Launcher) -> None:

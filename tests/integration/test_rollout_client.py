@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -11,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alphamed_nemo.config import RolloutConfig
 from alphamed_nemo.rollout.client import RolloutClient, RolloutError
+from alphamed_nemo.rollout.inside_vllm.hanging import WAITING
 from alphamed_nemo.rollout.types import Rollout
+from alphamed_nemo.rollout.vllm_command import vllm_command
 from tests.integration.conftest import ServedModel
 
 PROMPTS = [[1, 40, 41, 42], [1, *range(50, 90)], [7]]
@@ -130,9 +136,42 @@ def test_a_server_that_is_gone_is_named_with_what_was_waited_for():
         client.weight_version()
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/pause", "/update_weights", "/weight_info", "/metrics"])
-def test_every_endpoint_but_health_needs_the_key(rollout_server: ServedModel, path: str):
-    assert httpx.get(rollout_server.url + "/health").status_code == 200
-    answer = httpx.post(rollout_server.url + path, headers={"Authorization": "Bearer wrong"}, json={})
-    assert answer.status_code == 401
-    assert httpx.post(rollout_server.url + path, json={}).status_code == 401
+def routes_of(server: ServedModel) -> list[tuple[str, str]]:
+    """(method, path) of everything that the app of the server could answer, WEBSOCKET among the methods."""
+    argv, env = vllm_command(server.cfg, server.path, 1, server.api_key, cuda=False)
+    argv = [argv[0], "-m", "tests.integration.vllm_routes", *argv[3:]]
+    printed = subprocess.run(argv, env=os.environ | env | {WAITING: "/tmp"}, capture_output=True, text=True, check=True)
+    return [(method, path) for methods, path in json.loads(printed.stdout.splitlines()[-1]) for method in methods]
+
+
+def status_without_key(url: str, method: str, path: str, authorization: str = "") -> int:
+    headers = {"Authorization": authorization} if authorization else {}
+    if method == "WEBSOCKET":
+        method = "GET"
+        headers |= {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        headers["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    return httpx.request(method, url + re.sub(r"[{].*?[}]", "x", path), headers=headers, timeout=20).status_code
+
+
+def test_every_route_but_health_needs_the_key(rollout_server: ServedModel):
+    routes = routes_of(rollout_server)
+    paths = {path for _, path in routes}
+    assert {
+        "/v1/completions",
+        "/pause",
+        "/update_weights",
+        "/weight_info",
+        "/metrics",
+        "/ping",
+        "/invocations",
+    } <= paths
+    assert ("WEBSOCKET", "/v1/realtime") in routes
+    others = [("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json"), ("OPTIONS", "/pause"), ("GET", "//health")]
+    for authorization in ("", "Bearer wrong"):
+        found = {
+            (method, path): status_without_key(rollout_server.url, method, path, authorization)
+            for method, path in [*routes, *others]
+        }
+        refused = {asked for asked, status in found.items() if status in (401, 403)}
+        assert set(found) - refused <= {("GET", "/health"), ("HEAD", "/health")}
+        assert found["WEBSOCKET", "/v1/realtime"] == 403

@@ -18,7 +18,7 @@ PACKAGE = "alphamed_nemo"
 
 # From the lowest: a room imports from rooms of the lines before its own only. Recipes import from all.
 ORDER = (
-    ("config", "devices", "errors", "processor", "run_lock", "user_code", "fetch"),
+    ("access", "config", "devices", "errors", "patience", "processor", "run_lock", "user_code", "fetch"),
     ("families",),
     ("weight_files", "data"),
     ("answers",),

@@ -81,6 +81,22 @@ def test_any_weights_and_values_give_their_exact_sum(own):
         assert score.parts == {"correct": 0.0, "own": value}
 
 
+@pytest.mark.parametrize("value", ["1e300", "-1e10"])
+def test_a_reward_beyond_all_bounds_is_an_error(own, value):
+    place = own("def own(response):\n    return float(response)\n")
+    with pytest.raises(FunctionFailed, match="own returned .*, expected at most ±1e[+]09"):
+        RewardFunctions(RewardConfig(functions=[place])).score_all([item(value)])
+    with pytest.raises(FunctionFailed, match="the weighted sum .* expected at most ±1e[+]09"):
+        RewardFunctions(RewardConfig(functions=[place], weights=[1e3])).score_all([item("1e8")])
+
+
+def test_a_response_that_the_rule_does_not_read_is_the_functions_to_judge(own):
+    place = own("def own(response):\n    return len(response)\n")
+    functions = RewardFunctions(RewardConfig(functions=[place, "correct"], max_response_chars=20))
+    (score,) = functions.score_all([item(r"\boxed{B}" + " " * 20)])
+    assert (score.reason, score.parts) == ("no_answer", {"correct": 0.0, "own": 29.0})
+
+
 def test_a_function_gets_what_it_asks_for(own):
     place = own(
         "def own(*, metadata, question, prompt, response, more=1):\n"
@@ -118,7 +134,7 @@ def test_what_is_no_finite_number_is_an_error_and_no_reward_of_0(own, body, mess
 
 
 def test_a_sum_that_overflows_is_an_error(own):
-    functions = RewardFunctions(RewardConfig(functions=[own("def own():\n    return 1e300\n")], weights=[1e300]))
+    functions = RewardFunctions(RewardConfig(functions=[own("def own():\n    return 1e9\n")], weights=[1e300]))
     with pytest.raises(FunctionFailed, match="weighted sum"):
         functions.score_all([item("x")])
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout.client import SEQUENCES_A_REQUEST, RolloutClient, RolloutError, _Balance, _rollout, _split
+from alphamed_nemo.rollout.client import (
+    SEQUENCES_A_REQUEST,
+    RolloutClient,
+    RolloutError,
+    RolloutLost,
+    _Balance,
+    _split,
+)
 
 PROMPTS = [[i] for i in range(50)]
 
@@ -58,29 +70,157 @@ def test_a_request_goes_to_the_engine_with_the_fewest_sequences_under_way():
         assert only == {}
 
 
-def choice(**changed) -> dict:
-    base = {"finish_reason": "stop", "token_ids": [5, 2], "logprobs": {"token_logprobs": [-1.0, -2.0]}, "text": "x"}
-    return base | changed
+CHOICE = {
+    "index": 0,
+    "finish_reason": "stop",
+    "prompt_token_ids": [1],
+    "token_ids": [5, 2],
+    "logprobs": {"token_logprobs": [-1.0, -2.0]},
+    "text": "x",
+}
 
 
-def test_a_choice_becomes_a_rollout():
-    rollout = _rollout([1], choice(finish_reason="length"), version=3)
+def one_choice(choice: object) -> bytes:
+    return json.dumps({"choices": [choice]}).encode()
+
+
+class VllmAnswers(BaseHTTPRequestHandler):
+    """Answers samples with `server.answers`, one after the other, and the weight version with `server.version`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(200, self.server.version)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.asked += 1
+        self._answer(*self.server.answers.pop(0))
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("retry-after", "0")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def vllm() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), VllmAnswers)
+    server.daemon_threads = True
+    server.version, server.answers, server.asked = b'{"weight_version": "3"}', [], 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def client_of(vllm: ThreadingHTTPServer, retries: int = 0, timeout_s: float = 10.0) -> RolloutClient:
+    cfg = RolloutConfig(retries=retries, request_timeout_s=timeout_s)
+    return RolloutClient(f"http://127.0.0.1:{vllm.server_port}", "key", cfg, vocabulary=100)
+
+
+def test_an_answer_becomes_rollouts(vllm):
+    vllm.answers = [(200, one_choice(CHOICE | {"finish_reason": "length", "token_ids": [99, 0]}))]
+    ((rollout,),) = client_of(vllm).generate([[1]])
     assert (rollout.response_ids, rollout.logprobs, rollout.truncated, rollout.weight_version) == (
-        [5, 2],
+        [99, 0],
         [-1.0, -2.0],
         True,
         3,
     )
 
 
+def without(key: str) -> dict:
+    return {name: value for name, value in CHOICE.items() if name != key}
+
+
 @pytest.mark.parametrize(
-    "broken",
+    ("body", "message"),
     [
-        {"finish_reason": "abort"},
-        {"token_ids": [5]},
-        {"logprobs": {"token_logprobs": [-1.0, None]}},
+        (b"<html>\nSign in</html>", "found '<html> Sign in</html>', expected vLLM's JSON"),
+        (b"", "missing required field `choices`"),
+        (b"{}", "missing required field `choices`"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"null", "Expected `object`, got `null`"),
+        (b"\xff\xfe", "expected vLLM's JSON"),
+        (b"[" * 100_000, "expected vLLM's JSON"),
+        (b'{"choices": []}', "found 0 samples, or of other prompts, expected 1"),
+        (b'{"choices": {}}', "Expected `array`"),
+        (json.dumps({"choices": [CHOICE, CHOICE]}).encode(), "found 2 samples"),
+        (one_choice(CHOICE | {"prompt_token_ids": [2]}), "of other prompts"),
+        (one_choice(without("prompt_token_ids")), "missing required field `prompt_token_ids`"),
+        (one_choice(without("token_ids")), "missing required field `token_ids`"),
+        (one_choice(without("logprobs")), "found a sample of 2 tokens with none log-probs"),
+        (one_choice(CHOICE | {"logprobs": None}), "found a sample of 2 tokens with none log-probs"),
+        (one_choice(CHOICE | {"logprobs": {}}), "missing required field `token_logprobs`"),
+        (one_choice(CHOICE | {"logprobs": {"token_logprobs": [-1.0]}}), "with 1 log-probs"),
+        (one_choice(CHOICE | {"logprobs": {"token_logprobs": [-1.0, None]}}), "Expected `float`, got `null`"),
+        (one_choice(CHOICE | {"logprobs": {"token_logprobs": [-1.0, float("nan")]}}), "expected vLLM's JSON"),
+        (one_choice(CHOICE | {"logprobs": {"token_logprobs": [-1.0, 1e300]}}), "found log-prob 1e[+]300"),
+        (one_choice(CHOICE | {"logprobs": {"token_logprobs": [-1.0, -1e300]}}), "found log-prob -1e[+]300"),
+        (
+            one_choice(CHOICE | {"logprobs": {"token_logprobs": [-1.0, 0.5]}}),
+            "found log-prob 0.5, expected -10000 to 0",
+        ),
+        (one_choice(CHOICE | {"token_ids": [5, 100]}), "found token id 100, expected 0 to 99"),
+        (one_choice(CHOICE | {"token_ids": [5, -1]}), "found token id -1, expected 0 to 99"),
+        (one_choice(CHOICE | {"token_ids": [5, 2.5]}), "Expected `int`"),
+        (one_choice(CHOICE | {"token_ids": ["5", "2"]}), "Expected `int`"),
+        (one_choice(CHOICE | {"token_ids": [], "logprobs": {"token_logprobs": []}}), "of 0 tokens, expected 1 to 2"),
+        (
+            one_choice(CHOICE | {"token_ids": [1, 1, 1], "logprobs": {"token_logprobs": [-1.0] * 3}}),
+            "of 3 tokens, expected 1 to 2",
+        ),
+        (one_choice(CHOICE | {"finish_reason": "abort"}), "ended with 'abort', expected one of stop, length"),
+        (one_choice(CHOICE | {"finish_reason": None}), "ended with None"),
+        (one_choice(CHOICE | {"text": None}), "Expected `str`"),
     ],
 )
-def test_a_broken_choice_is_an_error(broken: dict):
-    with pytest.raises(RolloutError):
-        _rollout([1], choice(**broken), version=0)
+def test_an_answer_that_cannot_be_trained_on_is_one_line_at_once(vllm, body: bytes, message: str):
+    vllm.answers = [(200, body)]
+    with pytest.raises(RolloutError, match=message) as refused:
+        client_of(vllm, retries=3).generate([[1]], max_new_tokens=2)
+    assert not isinstance(refused.value, RolloutLost)
+    assert f"rollout server http://127.0.0.1:{vllm.server_port}: " in str(refused.value)
+    assert "\n" not in str(refused.value) and vllm.asked == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, [], [None], [None, None], [None, {"6": {"logprob": -1.0}}], [None, {"5": {}}], [None, {"5": -1.0}], 7],
+)
+def test_log_probs_of_given_tokens_are_one_for_each_or_an_error(vllm, given: object):
+    answer = CHOICE | {"prompt_token_ids": [1, 5]}
+    vllm.answers = [(200, one_choice(answer | {"prompt_logprobs": [None, {"5": {"logprob": -1.5}}]}))]
+    vllm.answers += [(200, one_choice(answer | {"prompt_logprobs": given}))]
+    client = client_of(vllm)
+    assert client.prompt_logprobs([1, 5]) == [-1.5]
+    with pytest.raises(RolloutError, match=f"rollout server http://127.0.0.1:{vllm.server_port}: "):
+        client.prompt_logprobs([1, 5])
+
+
+@pytest.mark.parametrize("version", [b"{}", b"[]", b"<html>", b'{"weight_version": null}', b'{"weight_version": "x"}'])
+def test_a_weight_version_that_is_none_is_one_line(vllm, version: bytes):
+    vllm.version = version
+    with pytest.raises(RolloutError, match=f"rollout server http://127.0.0.1:{vllm.server_port}: ") as refused:
+        client_of(vllm).weight_version()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_is_busy_or_unwell_is_asked_again(vllm):
+    vllm.answers = [(429, b""), (503, b"{}"), (429, b"later"), (502, b"<html>"), (429, b""), (200, one_choice(CHOICE))]
+    assert client_of(vllm, retries=2).generate([[1]])[0][0].response_ids == [5, 2]
+    vllm.answers = [(503, b"<html>\nGone")] * 3
+    with pytest.raises(RolloutLost, match="HTTP 503: '<html> Gone' .2 attempts"):
+        client_of(vllm, retries=1).generate([[1]])
+    vllm.answers = [(429, b"")] * 100
+    with pytest.raises(RolloutLost, match="for 0.5 s: HTTP 429"):
+        client_of(vllm, retries=1, timeout_s=0.5).generate([[1]])
+    vllm.answers = [(404, b"<html>\nNot here")]
+    with pytest.raises(RolloutError, match="HTTP 404: '<html> Not here'"):
+        client_of(vllm, retries=3).generate([[1]])

@@ -135,7 +135,7 @@ def test_a_carrier_that_cannot_work_is_refused(transfer: str, cuda: bool):
         resolve_transfer(transfer, cuda)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "[::]"])
 def test_all_interfaces_are_refused(model: Path, host: str):
     with pytest.raises(ValueError, match="rollout.host"):
         vllm_command(settled(), model, 1, "k", host=host, cuda=False)

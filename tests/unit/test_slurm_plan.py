@@ -131,6 +131,16 @@ def test_the_ranks_read_what_the_plan_has_decided(cfg: Config) -> None:
     assert all((folder / f"{row[0]}.srun").exists() and (folder / f"{row[0]}.sh").exists() for row in rows)
 
 
+def test_steps_and_the_logs_that_they_will_write_are_their_owners(cfg: Config) -> None:
+    folder = Path(cfg.run.dir) / "test" / "logs" / "17-0"
+    steps = slurm.plan_training(cfg, allocation(3))
+    slurm.write_steps(cfg, steps, folder)
+    private = [*folder.glob("*.sh"), *folder.glob("*.srun"), *folder.glob("*.log"), *folder.rglob("config.yaml")]
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
+    ranks = [path for path in private if path.name.startswith("trainer-") and path.suffix == ".log"]
+    assert len(ranks) == cfg.parallel.world_size and (folder / "vllm.log") in private
+
+
 def test_a_complete_run_asked_for_more_steps_is_not_complete(cfg: Config) -> None:
     root = Path(cfg.run.dir) / "test"
     (root / "checkpoints" / "step_40").mkdir(parents=True)

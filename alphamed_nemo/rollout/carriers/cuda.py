@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import msgspec
 import torch
 
 from alphamed_nemo.config import RolloutConfig
@@ -80,6 +81,10 @@ def nccl_init_info(address: str, port: int, workers: int) -> dict:
     }
 
 
+class _WorldSize(msgspec.Struct):
+    world_size: int
+
+
 class NcclSender:
     """Broadcasts each weight from the trainer's rank 0 to all workers of the server. One group for the whole run."""
 
@@ -93,15 +98,16 @@ class NcclSender:
             return
         from vllm.distributed.weight_transfer.nccl_common import trainer_init
 
-        size = self.connection.call("GET", "/get_world_size", "the server's number of workers")
-        info = nccl_init_info(address_towards(self.connection.url), _free_port(), size["world_size"])
+        waiting_for = "the server's number of workers"
+        workers = self.connection.call("GET", "/get_world_size", waiting_for, answer=_WorldSize).world_size
+        info = nccl_init_info(address_towards(self.connection.url), _free_port(), workers)
         # The workers wait inside the request for rank 0 to join, so it runs beside the joining.
         with ThreadPoolExecutor(1) as pool:
             joined = pool.submit(
                 self.connection.call,
                 "POST",
                 "/init_weight_transfer_engine",
-                f"{size['world_size']} workers to join an NCCL group at {info['master_address']}:{info['master_port']}",
+                f"{workers} workers to join an NCCL group at {info['master_address']}:{info['master_port']}",
                 retry=False,
                 json={"init_info": info},
             )
