@@ -27,6 +27,7 @@ from rich.console import Console
 from train_grpo import train_grpo
 
 from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.here import check_here
 from alphamed_nemo.cli.preflight import check_run
 from alphamed_nemo.cli.progress import Stages
 from alphamed_nemo.cli.recipe import recipe
@@ -44,7 +45,7 @@ def quickstart(cfg: Config) -> None:
     if Path(cfg.model.path).name == smollm2.NAME and not Path(cfg.model.path).exists():
         smollm2.fetch_smollm2(Path(cfg.model.path))
         fill_derived(cfg)  # the chat template follows the model
-    check_run(cfg)
+    check_here(cfg, check_run(cfg))
     folder, stages, console = RunFolder.of(cfg), Stages(7), Console(highlight=False)
     if folder.config.exists():  # a run of its own each time, not the rest of the last one
         console.print(f"replacing the earlier run in {folder.root}")
