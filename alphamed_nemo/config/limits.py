@@ -36,6 +36,11 @@ def check_values(cfg: Config) -> None:
         ) from error
     check_weights(cfg.reward)
     check_name(cfg.run.name)
+    if cfg.label.temperature == 0 and cfg.label.samples > 1:
+        raise ValueError(
+            f"label.temperature: found 0, at which all {cfg.label.samples} samples of a question are alike, so that "
+            "every level but the first and the last would be empty; raise it, or set label.samples=1"
+        )
 
 
 def check_name(name: str) -> None:

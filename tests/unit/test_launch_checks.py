@@ -137,6 +137,17 @@ def test_the_parts_of_a_mixture_are_whole_numbers_above_0() -> None:
         check_values(to_config({"label": {"mixture": {"medqa": 2.5}}}))
 
 
+def test_levels_need_samples_that_differ() -> None:
+    cfg = Config()
+    cfg.label.temperature = 0.0
+    with pytest.raises(
+        ValueError, match=r"^label\.temperature: found 0, at which all 5 samples of a question are alike"
+    ):
+        check_values(cfg)
+    cfg.label.samples = 1
+    check_values(cfg)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp", "two\nlines", "a\tb", "x" * 256, "ü" * 128])
 def test_a_run_is_one_folder_in_run_dir(name: str) -> None:
     cfg = Config()
