@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,13 +103,15 @@ def test_a_full_disk_names_the_file_that_was_being_written(tmp_path: Path, capsy
     assert capsys.readouterr().err == "error: /dev/full: No space left on device\n"
 
 
-@pytest.fixture
-def full() -> Iterator[None]:
-    """No file may grow beyond 200 bytes, as on a disk that is full."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 200 bytes; of this process, whose test report may be such a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 QUESTIONS = [Question(f"q{n}", "clinic", "stem " * 20, ("one", "two"), "A") for n in range(3)]
@@ -124,7 +127,6 @@ def write_page(folder: Path) -> None:
     build_report(folder)
 
 
-@pytest.mark.usefixtures("full")
 @pytest.mark.parametrize(
     ("write", "name"),
     [
@@ -136,7 +138,7 @@ def write_page(folder: Path) -> None:
 def test_what_writes_a_file_of_a_run_says_which_when_it_is_full(
     tmp_path: Path, write: Callable[[Path], object], name: str
 ) -> None:
-    with pytest.raises(OSError, match="File too large") as caught:
+    with pytest.raises(OSError, match="File too large") as caught, full_disk():
         write(tmp_path)
     assert one_line(caught.value).startswith(f"{tmp_path}/{name}")
 
