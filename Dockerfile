@@ -3,6 +3,11 @@
 #
 # Why this base: CUDA 13.0 is what torch 2.13.0's wheel is built for, and Apex refuses to compile with any other minor
 # version; it has compilers, cuDNN, NCCL and Ubuntu 24.04's Python 3.12, and no torch of its own for vLLM to replace.
+#
+# The tag may be moved by its publisher; a build that must be repeatable names the digest as well, which is looked up by
+#     docker buildx imagetools inspect nvcr.io/nvidia/cuda-dl-base:25.11-cuda13.0-devel-ubuntu24.04 \
+#         --format '{{json .Manifest.Digest}}'
+# and given as --build-arg BASE=nvcr.io/nvidia/cuda-dl-base:25.11-cuda13.0-devel-ubuntu24.04@sha256:...
 ARG BASE=nvcr.io/nvidia/cuda-dl-base:25.11-cuda13.0-devel-ubuntu24.04
 
 # --- what is compiled: Transformer Engine's torch extension and Apex ---

@@ -38,8 +38,6 @@ def run_config(folder: Path, name: str, model: Path, dtype: Dtype, engines: int)
     cfg.grpo.questions = str(folder / "bank.jsonl")
     cfg.grpo.entropy_coef = 1e-9  # so that groups without a gradient are trained on too
     cfg.grpo.save_every, cfg.grpo.samples_kept = 10_000, 0
-    if dtype == "bfloat16":
-        cfg.grpo.max_token_mult_prob_error = 1.2  # logits of 30 and more, which bfloat16 rounds to eighths
     if not Path(cfg.grpo.questions).exists():
         write_questions(medical_bank()[0], Path(cfg.grpo.questions))
     return fill_derived(cfg)

@@ -18,6 +18,7 @@ import logging
 import re
 from pathlib import Path
 
+from alphamed_nemo.cli.here import check_cores, check_servers
 from alphamed_nemo.cli.preflight import check_model_folder, check_questions
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
@@ -94,6 +95,8 @@ def as_hf_folder(cfg: Config) -> Config:
 def main(cfg: Config) -> None:
     earlier = [EvaluationResult.read(Path(path)) for path in cfg.evaluate.against]
     if not cfg.evaluate.responses:
+        check_servers(cfg, rewards=False)
+        check_cores(cfg, trains=False)
         announce_processor(cfg)
     with Launcher(RunFolder.of(cfg).logs) as launcher:
         result = evaluate(cfg if cfg.evaluate.responses else as_hf_folder(cfg), launcher)

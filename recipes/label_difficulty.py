@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 
+from alphamed_nemo.cli.here import check_cores, check_servers
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_questions
 from alphamed_nemo.cli.progress import counter
 from alphamed_nemo.cli.recipe import recipe
@@ -60,6 +61,8 @@ def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Q
 
 @recipe("label_difficulty")
 def main(cfg: Config) -> None:
+    check_servers(cfg, rewards=False)
+    check_cores(cfg, trains=False)
     announce_processor(cfg)
     with owned(cfg, "label_difficulty") as folder, Launcher(folder.logs) as launcher:
         label_difficulty(cfg, launcher)

@@ -26,6 +26,7 @@ from rich.console import Console
 from train_grpo import train_grpo
 
 from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.here import check_here
 from alphamed_nemo.cli.preflight import check_run, check_training
 from alphamed_nemo.cli.progress import Stages
 from alphamed_nemo.cli.recipe import recipe
@@ -43,7 +44,7 @@ def quickstart(cfg: Config) -> None:
     if Path(cfg.model.path).name == smollm2.NAME and not Path(cfg.model.path).exists():
         smollm2.fetch_smollm2(Path(cfg.model.path))
         fill_derived(cfg)  # the chat template follows the model
-    check_run(cfg)
+    check_here(cfg, check_run(cfg))
     with own_quickstart(cfg) as folder:  # a run of its own each time, not the rest of the last one
         run_stages(cfg, folder)
 

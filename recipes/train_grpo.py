@@ -9,6 +9,8 @@ loop). A server whose url is set already runs and is used as it is.
 
 from __future__ import annotations
 
+from alphamed_nemo.cli.here import check_here
+from alphamed_nemo.cli.preflight import check_run
 from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.cli.run_start import keep_config, training
@@ -44,6 +46,7 @@ def train_grpo(cfg: Config, launcher: Launcher) -> None:
 
 @recipe("train_grpo")
 def main(cfg: Config) -> None:
+    check_here(cfg, check_run(cfg))
     announce_processor(cfg)
     with training(cfg, "train_grpo") as folder, Launcher(folder.logs) as launcher:
         train_grpo(cfg, launcher)

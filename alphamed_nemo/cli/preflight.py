@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import netrc
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from alphamed_nemo import devices, user_code
 from alphamed_nemo.config import Config
@@ -16,7 +18,7 @@ from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
 from alphamed_nemo.rewards.functions import check_functions
-from alphamed_nemo.rollout.vllm_command import resolve_transfer
+from alphamed_nemo.rollout.vllm_command import check_extra_args, resolve_transfer
 from alphamed_nemo.weight_files import check_model, check_served
 
 FP8_MULTIPLE = 16  # tokens: cuBLAS wants both sides of an FP8 product divisible by it
@@ -37,6 +39,7 @@ def check_run(cfg: Config) -> dict[str, Any]:
     check_devices(cfg)
     model = check_built(cfg)
     check_positions(cfg, model)
+    check_extra_args(cfg.rollout.extra_args)
     check_run_folder(cfg)
     return model
 
@@ -58,10 +61,33 @@ def check_own_code(cfg: Config) -> None:
 
 
 def check_loggers(cfg: Config) -> None:
-    """Whether the loggers that are asked for are installed."""
+    """Whether the loggers that are asked for are installed and, where they need an account, have one."""
     for name in cfg.run.loggers:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"run.loggers: {name} is not installed; pip install {name}, or leave it out")
+    settings = cfg.exp_manager.get("wandb_logger_kwargs") or {}
+    asked = "wandb" in cfg.run.loggers or cfg.exp_manager.get("create_wandb_logger")
+    offline = settings.get("offline") or os.environ.get("WANDB_MODE", "online") not in ("online", "run")
+    if asked and not offline and not wandb_key():
+        raise ValueError(
+            "run.loggers: wandb finds no key; set WANDB_API_KEY, run `wandb login` once, or set WANDB_MODE=offline"
+        )
+
+
+def wandb_key() -> str:
+    """The key that Weights & Biases would find: in the environment or, for its host, in the netrc file."""
+    if key := os.environ.get("WANDB_API_KEY", ""):
+        return key
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
+    named = os.environ.get("NETRC")
+    for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            entry = netrc.netrc(path).authenticators(host or "")
+        except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            continue
+        if entry and entry[2]:
+            return entry[2]
+    return ""
 
 
 def check_training(cfg: Config) -> None:
@@ -76,6 +102,11 @@ def check_training(cfg: Config) -> None:
         raise ValueError(
             f"grpo.curriculum: easy_first needs difficulty levels, which {cfg.grpo.questions} lacks; run "
             "label_difficulty first"
+        )
+    if cfg.grpo.questions_per_step > len(questions):
+        raise ValueError(
+            f"grpo.questions_per_step: found {cfg.grpo.questions_per_step}, but {cfg.grpo.questions} holds "
+            f"only {len(questions)}, and a batch would ask some twice; lower it, or take more questions"
         )
     check_lengths(cfg, questions, cfg.rollout.max_new_tokens, model)
 

@@ -157,7 +157,12 @@ class MetricsFollower:
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
         self.position += len(complete)
-        return [json.loads(line) for line in complete.splitlines() if line.strip()]
+        try:
+            return [json.loads(line) for line in complete.splitlines() if line.strip()]
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path}: a line is no JSON, or no UTF-8 ({error}); who else writes to it?"
+            ) from error
 
 
 def step_text(metrics: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,11 +19,11 @@ from alphamed_nemo import families
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import known_keys, to_config, unknown_key
+from alphamed_nemo.config.files import known_keys, known_settings, to_config, unknown_key
 from alphamed_nemo.config.limits import check_values
 from alphamed_nemo.config.scrub import log_to_stderr, scrub_text
 from alphamed_nemo.devices import cuda_is_available
-from alphamed_nemo.errors import CheckpointError, ComponentError, ConversionError, Stopped
+from alphamed_nemo.errors import CheckpointError, ComponentError, ConversionError, Stopped, one_line
 from alphamed_nemo.rewards.score import RewardError
 from alphamed_nemo.rollout.connection import RolloutError
 
@@ -32,6 +33,9 @@ NOISY = ("httpx", "nemo_logger", "matplotlib")  # loggers whose INFO lines say n
 
 # The run folder and the log are the project's own.
 HYDRA = ["hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=stdout"]
+# What torchrun tells its ranks. A recipe is one process that starts its ranks itself, with variables of their own.
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+USERS_FILE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 OPEN = ("hydra", "exp_manager.", "sources.", "label.mixture.")  # settings below these are the user's to name
 
 log = logging.getLogger(__name__)
@@ -57,13 +61,16 @@ def recipe(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself, and hides where a bug is
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers' own, which would break into ours
             try:
+                forget_ranks()
                 check_overrides(sys.argv[1:])
             except ValueError as error:
                 fail(str(error), USER_ERROR)
+            sys.argv[1:] = quoted(sys.argv[1:])
             register_schema()
             import hydra
             from hydra.errors import HydraException
             from omegaconf.errors import OmegaConfBaseException
+            from yaml import YAMLError
 
             log_to_stderr("%(message)s")
             for noisy in NOISY:
@@ -72,8 +79,10 @@ def recipe(
             try:
                 with_hydra = hydra.main(str(CONF), config_name, version_base=None)
                 with_hydra(lambda cfg: guarded(main, cfg, on_gpus))()
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, YAMLError) as error:
                 fail(str(error), USER_ERROR)
+            except UnicodeDecodeError as error:
+                fail(f"a file of conf/ is not UTF-8 ({error})", USER_ERROR)
 
         return run
 
@@ -123,10 +132,43 @@ def guarded(main: Callable[[Config], None], values: Any, on_gpus: Callable[[], b
         fail(str(error), USER_ERROR, error)
     except (ComponentError, RolloutError, RewardError, CheckpointError, ConversionError) as error:
         fail(str(error), FAILED)
+    except OSError as error:  # a file of the user's that is not there or cannot be read; a full disk
+        fail(one_line(error), USER_ERROR if isinstance(error, USERS_FILE) else FAILED, error)
     except KeyboardInterrupt:
         fail("interrupted; everything that was started has been stopped", 130)
     except Stopped as stopped:
         fail(f"{stopped}; everything that was started has been stopped", 128 + stopped.number)
+
+
+def forget_ranks() -> None:
+    """Takes out of the environment what some shells and containers set for ranks, and what a one-process recipe would
+    wait for an hour by.
+
+    Raises:
+        ValueError: this is one of several processes of torchrun's.
+    """
+    found = {name: os.environ.pop(name) for name in RANKS if name in os.environ}
+    if os.environ.get("TORCHELASTIC_RUN_ID") and found.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(
+            f"torchrun has started {found['WORLD_SIZE']} processes of this recipe, which starts its ranks itself: run "
+            "it with python, and set parallel.tensor, parallel.pipeline and parallel.data"
+        )
+
+
+def quoted(arguments: list[str]) -> list[str]:
+    """Overrides of text settings with their values quoted, so that Hydra's grammar takes none apart: paths may have
+    spaces, commas, equal signs, quotes and letters of any language, and a name may look like a number."""
+    texts = {name for name, hint, _ in known_settings() if hint is str}
+    done = []
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        left = value in ("", "null") or value[0] in "'\"" or "${" in value
+        if name.lstrip("+") in texts and not left:
+            escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)  # backslashes count only before a quote
+            trailing = len(escaped) - len(escaped.rstrip("\\"))
+            argument = f"{name}{sign}'{escaped}{chr(92) * trailing}'"
+        done.append(argument)
+    return done
 
 
 def check_overrides(arguments: list[str]) -> None:

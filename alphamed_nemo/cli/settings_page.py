@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import inspect
 import io
-import math
 import textwrap
 import tokenize
 import types
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.ranges import RANGE
 from alphamed_nemo.config.resuming import on_resume
 
 HEAD = """# Settings
@@ -76,15 +76,12 @@ def _allowed(hint: Any, metadata: Mapping[str, Any]) -> str:
     if get_origin(hint) is list:
         return f"list of {_allowed(get_args(hint)[0], {})}"
     if get_origin(hint) is dict:
-        return "group"
+        return f"group, each {metadata[RANGE]}" if RANGE in metadata else "group"
     if get_origin(hint) is Literal:
         choices = ", ".join(choice or "empty" for choice in get_args(hint))
         return f"{choices}, `{metadata['own']}`" if "own" in metadata else choices
     kind = {bool: "true, false", str: "text", int: "integer", float: "number"}[hint]
-    if "low" not in metadata:
-        return kind
-    low, high = metadata["low"], metadata["high"]
-    return f"{kind}, {low} to {high}" if math.isfinite(high) else f"{kind}, at least {low}"
+    return f"{kind}, {metadata[RANGE]}" if RANGE in metadata else kind
 
 
 def _comments(cls: type) -> Iterator[tuple[str, str]]:

@@ -45,6 +45,11 @@ def known_settings() -> Iterator[tuple[str, Any, dataclasses.Field]]:
     return (found for found in _fields(Config) if "." in found[0])
 
 
+def settings_of(cls: type) -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """The settings of one group: name, type and field."""
+    return _fields(cls)
+
+
 def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -78,9 +83,27 @@ def write_config(cfg: Config, path: Path) -> None:
     temporary.replace(path)
 
 
+def read_yaml(path: str | Path) -> Any:
+    """The contents of a YAML file.
+
+    Raises:
+        ValueError: it is not UTF-8, or not YAML; one line with the file and the line in it.
+    """
+    data = Path(path).read_bytes()
+    try:
+        return yaml.safe_load(data.decode())
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{place}: not YAML ({getattr(error, 'problem', None) or error})") from error
+
+
 def load_config(path: str | Path) -> Config:
     """Reads what `write_config` wrote; secrets come from the environment."""
-    cfg = to_config(yaml.safe_load(Path(path).read_text()))
+    cfg = to_config(read_yaml(path))
     for (section, name), variable in SECRETS.items():
         setattr(getattr(cfg, section), name, os.environ.get(variable, ""))
     return cfg
@@ -98,6 +121,18 @@ def _fill(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     return cls(**filled)
 
 
+def _entry(value: Any, hint: Any, name: str) -> Any:
+    """One entry of a group whose names are the user's. An unknown key of it is its own class's to refuse."""
+    if not dataclasses.is_dataclass(hint):
+        return _value(value, hint, name)
+    if not isinstance(value, Mapping | types.NoneType):
+        raise ValueError(f"{name}: found {value!r}, expected a group of settings")
+    hints = typing.get_type_hints(hint)
+    return {
+        key: _value(each, hints[key], f"{name}.{key}") if key in hints else each for key, each in (value or {}).items()
+    }
+
+
 def _value(value: Any, hint: Any, name: str) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _fill(hint, value, f"{name}.")
@@ -112,7 +147,10 @@ def _value(value: Any, hint: Any, name: str) -> Any:
         (element,) = typing.get_args(hint)
         return [_value(each, element, f"{name}[{index}]") for index, each in enumerate(value)]
     if origin is dict and isinstance(value, Mapping):
-        return dict(value)
+        _, element = typing.get_args(hint)
+        if element is typing.Any:
+            return dict(value)
+        return {key: _entry(each, element, f"{name}.{key}") for key, each in value.items()}
     if origin is float and type(value) in (int, str):  # YAML 1.1 reads 1e-6 as text
         try:
             return float(value)

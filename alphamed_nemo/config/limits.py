@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import date
 from typing import Any, Literal, get_args, get_origin
 
-from alphamed_nemo.config.files import SECRETS, known_settings
+from alphamed_nemo.config.files import SECRETS, known_settings, settings_of
 from alphamed_nemo.config.hosts import is_every_interface
+from alphamed_nemo.config.ranges import RANGE
 from alphamed_nemo.config.resuming import acceptable
 from alphamed_nemo.config.schema import Config, RewardConfig
 from alphamed_nemo.config.scrub import secret_places
 
-OWN_ARGUMENTS = {  # of vLLM, which rollout.extra_args may not give
-    "--host": "rollout.host",
-    "--port": "rollout.port",
-    "--uds": "rollout.host and rollout.port",
-    "--api-key": "rollout.api_key",
-    "--middleware": "the launcher, which guards the server with it",
-}
+LONGEST_NAME = 255  # bytes of a file's name, on every file system in use
 
 
 def check_values(cfg: Config) -> None:
@@ -32,6 +28,10 @@ def check_values(cfg: Config) -> None:
     """
     for key, hint, field in known_settings():
         _check_value(key, setting(cfg, key), hint, field.metadata)
+    for group, sources in (("train", cfg.sources.train), ("evaluation", cfg.sources.evaluation)):
+        for name, source in sources.items():
+            for key, hint, field in settings_of(type(source)):
+                _check_value(f"sources.{group}.{name}.{key}", getattr(source, key), hint, field.metadata)
     try:
         date.fromisoformat(cfg.data.template_date)
     except ValueError as error:
@@ -43,14 +43,29 @@ def check_values(cfg: Config) -> None:
         if name not in acceptable():
             raise ValueError(f"run.accept_changes: found {name!r}, expected some of {', '.join(acceptable())}")
     check_secrets(cfg)
-    check_extra_arguments(cfg.rollout.extra_args)
     if is_every_interface(cfg.rollout.host):
         raise ValueError(
             f"rollout.host: found {cfg.rollout.host!r}, which listens on all interfaces; name loopback or the job's "
             "own interface"
         )
-    if not cfg.run.name or cfg.run.name in (".", "..") or "/" in cfg.run.name:
-        raise ValueError(f"run.name: found {cfg.run.name!r}, expected the name of a folder inside run.dir")
+    check_name(cfg.run.name)
+    if cfg.label.temperature == 0 and cfg.label.samples > 1:
+        raise ValueError(
+            f"label.temperature: found 0, at which all {cfg.label.samples} samples of a question are alike, so that "
+            "every level but the first and the last would be empty; raise it, or set label.samples=1"
+        )
+
+
+def check_name(name: str) -> None:
+    """The name of a run, which is a folder's.
+
+    Raises:
+        ValueError: it names another folder, is too long, or has characters that break lines of logs and scripts.
+    """
+    if not name or name in (".", "..") or "/" in name or not name.isprintable():
+        raise ValueError(f"run.name: found {name!r}, expected the name of a folder inside run.dir")
+    if (length := len(os.fsencode(name))) > LONGEST_NAME:
+        raise ValueError(f"run.name: found {name[:20]!r}… of {length} bytes, expected at most {LONGEST_NAME}")
 
 
 def check_secrets(cfg: Config) -> None:
@@ -67,19 +82,6 @@ def check_secrets(cfg: Config) -> None:
             f"{found}: found a key, token or password, which the run's files would show; set it in the environment, "
             "where the library looks for it (WANDB_API_KEY, MLFLOW_TRACKING_PASSWORD, HF_TOKEN), and not in a setting"
         )
-
-
-def check_extra_arguments(arguments: list[str]) -> None:
-    """Arguments of vLLM that would undo what the launcher relies on.
-
-    Raises:
-        ValueError: names the argument and the setting that is meant.
-    """
-    for argument in arguments:
-        name = argument.partition("=")[0].replace("_", "-")
-        for taken, meant in OWN_ARGUMENTS.items():
-            if len(name) > 3 and taken.startswith(name):  # vLLM takes abbreviations
-                raise ValueError(f"rollout.extra_args: found {name}, which is set by {meant}; leave it out")
 
 
 def check_weights(reward: RewardConfig) -> None:
@@ -109,10 +111,11 @@ def _check_value(key: str, found: Any, hint: Any, metadata: Mapping[str, Any]) -
             near = difflib.get_close_matches(str(found), get_args(hint), n=1)
             hint_at = f"; the nearest is {near[0]}" if near else ""
             raise ValueError(f"{key}: found {found!r}, expected one of {expected}{hint_at}")
-    elif "low" in metadata and found is not None and not metadata["low"] <= found <= metadata["high"]:
-        low, high = metadata["low"], metadata["high"]
-        expected = f"{low:g} to {high:g}" if math.isfinite(high) else f"at least {low:g}"
-        raise ValueError(f"{key}: found {found}, expected {expected}")
+    elif RANGE in metadata and isinstance(found, Mapping):
+        for name, each in found.items():
+            _check_value(f"{key}.{name}", each, type(each), metadata)
+    elif RANGE in metadata and found is not None and found not in metadata[RANGE]:
+        raise ValueError(f"{key}: found {found}, expected {metadata[RANGE]}")
 
 
 def check_training_values(cfg: Config) -> None:
@@ -132,7 +135,7 @@ def check_training_values(cfg: Config) -> None:
             f"grpo.tokens_per_microbatch: {grpo.tokens_per_microbatch} is less than model.max_length="
             f"{cfg.model.max_length}, and one sequence must fit; raise it, or lower model.max_length"
         )
-    if grpo.overlong_penalty_tokens and not 0 < grpo.overlong_penalty_tokens <= new_tokens:
+    if grpo.overlong_penalty_tokens > new_tokens:
         raise ValueError(
             f"grpo.overlong_penalty_tokens: found {grpo.overlong_penalty_tokens}, expected 0 (off) to "
             f"rollout.max_new_tokens={new_tokens}"
@@ -142,20 +145,16 @@ def check_training_values(cfg: Config) -> None:
             f"grpo.constant_length: found {grpo.constant_length}, expected the divisor in tokens, for instance "
             f"rollout.max_new_tokens={new_tokens}, since grpo.aggregation is constant_length"
         )
-    if not grpo.correction_low < 1 < grpo.correction_high:
-        raise ValueError(
-            f"grpo.correction_low and grpo.correction_high: found {grpo.correction_low} and {grpo.correction_high}, "
-            "expected ratios below and above 1"
-        )
     if grpo.dual_clip and (grpo.loss != "clip" or grpo.dual_clip <= 1):
         raise ValueError(
             f"grpo.dual_clip: found {grpo.dual_clip} with grpo.loss={grpo.loss}; expected 0 (off), "
             "or a value above 1 (3 is usual) with grpo.loss=clip"
         )
     updates = grpo.steps * grpo.updates_per_batch * grpo.epochs
-    if cfg.optim.schedule != "constant" and cfg.optim.warmup_steps >= updates:
+    if cfg.optim.warmup_steps >= updates:
         raise ValueError(
-            f"optim.warmup_steps: found {cfg.optim.warmup_steps}, expected fewer than the {updates} updates"
+            f"optim.warmup_steps: found {cfg.optim.warmup_steps}, expected fewer than the run's {updates} updates "
+            "(grpo.steps × grpo.updates_per_batch × grpo.epochs)"
         )
     if cfg.optim.min_lr > cfg.optim.lr:
         raise ValueError(f"optim.min_lr: found {cfg.optim.min_lr}, expected at most optim.lr={cfg.optim.lr}")

@@ -6,7 +6,6 @@ config into `Config` and refuses unknown keys; `alphamed_nemo.cli.preflight` ref
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -35,12 +34,8 @@ from alphamed_nemo.config.choices import (
     Transfer,
 )
 from alphamed_nemo.config.plan import PlanConfig
+from alphamed_nemo.config.ranges import positive, ranged
 from alphamed_nemo.config.sources import SourcesConfig
-
-
-def ranged(default: Any, low: float, high: float = math.inf) -> Any:
-    """A default, and the least and the greatest value, both allowed."""
-    return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass
@@ -81,7 +76,7 @@ class ParallelConfig:
     pipeline: int = ranged(1, low=1)
     data: int = ranged(1, low=1)
     context: int = ranged(1, low=1)
-    virtual_pipeline: int | None = None  # model chunks per stage, Megatron's interleaved schedule
+    virtual_pipeline: int | None = ranged(None, low=2)  # model chunks per stage, Megatron's interleaved schedule
     sequence: bool = False  # sequence parallelism inside the tensor group
     overlap_grad_reduce: bool | None = None  # with the last micro-batch's backward pass; null: on GPUs
     overlap_param_gather: bool = False  # of updated weights, with the next forward pass; GPU only
@@ -95,14 +90,14 @@ class ParallelConfig:
 class OptimConfig:
     """AdamW (Megatron's distributed optimizer) and its schedule."""
 
-    lr: float = ranged(1e-6, low=0)
-    min_lr: float = ranged(0.0, low=0)
+    lr: float = ranged(1e-6, low=0, high=1, above=True)
+    min_lr: float = ranged(0.0, low=0, high=1)
     schedule: Schedule = "constant"
     warmup_steps: int = ranged(0, low=0)
     weight_decay: float = ranged(0.0, low=0)
-    beta1: float = ranged(0.9, low=0, high=1)
-    beta2: float = ranged(0.95, low=0, high=1)
-    eps: float = ranged(1e-8, low=0)
+    beta1: float = ranged(0.9, low=0, high=1, below=True)
+    beta2: float = ranged(0.95, low=0, high=1, below=True)
+    eps: float = positive(1e-8)
     clip_grad: float = ranged(1.0, low=0)  # norm over all parameters; 0 turns clipping off
     offload: bool = False  # optimizer state and step on the host (Megatron's optimizer_cpu_offload); GPU only
 
@@ -120,7 +115,7 @@ class DataConfig:
     max_prompt_tokens: int = ranged(1024, low=1)  # room for a prompt in model.max_length
     train_questions: int = ranged(1200, low=1)  # of the clinic
     heldout_questions: int = ranged(400, low=1)  # of the clinic
-    seed: int = 1  # which questions are drawn: of the clinic, held out of a source, to label, into a subset
+    seed: int = ranged(1, low=0)  # draws questions: of the clinic, held out of a source, to label, into a subset
 
 
 @dataclass
@@ -128,15 +123,15 @@ class LabelConfig:
     """Difficulty levels from k samples of the base model, and the balanced subset drawn from them."""
 
     samples: int = ranged(5, low=1)  # k
-    temperature: float = ranged(1.0, low=0)
-    top_p: float = ranged(1.0, low=0.001, high=1)
+    temperature: float = ranged(1.0, low=0, high=10)
+    top_p: float = ranged(1.0, low=0, high=1, above=True)
     max_new_tokens: int = ranged(0, low=0)  # 0: as rollout.max_new_tokens
     datasets: list[str] = field(default_factory=list)  # data sets to label; empty: all in the file
     per_dataset: int = ranged(0, low=0)  # questions of each data set to label, drawn by data.seed; 0: all
     subset: Subset = "balanced"  # by_dataset: balanced in each data set; mixture: as label.mixture says
     per_level: int = ranged(0, low=0)  # questions per level in the subset; 0: the size of the smallest level
     up_to: int = ranged(0, low=0)  # hardest level of the subset, L1..Ln; 0: every level
-    mixture: dict[str, int] = field(default_factory=dict)  # for subset=mixture: questions of each data set
+    mixture: dict[str, int] = ranged(dict, low=1)  # for subset=mixture: questions of each data set
     fill: Fill = "error"  # what to do if a level has fewer than per_level
     questions: str = ""  # file to label; empty: data.train
 
@@ -159,8 +154,8 @@ class RolloutConfig:
     memory_gb: float = ranged(1.0, low=0.01)  # KV cache on CPU hosts
     threads: int = ranged(0, low=0)  # of each engine on CPU hosts; 0: all cores, but a single engine leaves one
     gpu_memory_utilization: float = ranged(0.85, low=0.01, high=1)
-    temperature: float = ranged(1.0, low=0.01)
-    top_p: float = ranged(1.0, low=0.001, high=1)
+    temperature: float = ranged(1.0, low=0.01, high=10)
+    top_p: float = ranged(1.0, low=0, high=1, above=True)
     max_new_tokens: int = ranged(2048, low=1)
     request_timeout_s: float = ranged(1800.0, low=1)  # of one request, which may hold a whole batch
     retries: int = ranged(3, low=0)
@@ -208,13 +203,13 @@ class GrpoConfig:
     advantage_eps: float = ranged(1e-6, low=0)
     loss: Loss = field(default="clip", metadata={"own": "file.py:function"})  # one of your own: docs/extending.md
     aggregation: Aggregation = "token_mean"
-    constant_length: int = 0  # tokens, for aggregation=constant_length
+    constant_length: int = ranged(0, low=0)  # tokens, for aggregation=constant_length
     clip_low: float = ranged(0.2, low=0, high=1)
     clip_high: float = ranged(0.2, low=0)
-    dual_clip: float = 0.0  # 0: off; DAPO and others use 3
+    dual_clip: float = ranged(0.0, low=0)  # 0: off; DAPO and others use 3
     kl_coef: float = ranged(0.0, low=0)
     kl_estimator: KlEstimator = "k3"
-    entropy_coef: float = 0.0
+    entropy_coef: float = ranged(0.0, low=0)
     updates_per_batch: int = ranged(1, low=1)  # mini-batches per rollout batch
     epochs: int = ranged(1, low=1)  # passes over each rollout batch
     tokens_per_microbatch: int = ranged(4096, low=1)  # packed tokens; every micro-batch is padded to this
@@ -222,18 +217,20 @@ class GrpoConfig:
         None  # compute a prompt once for all its samples; null: if the layers support it (the local ones do)
     )
     questions: str = ""  # training file; empty: <run>/data/subset.jsonl
-    max_token_mult_prob_error: float = ranged(1.05, low=1)  # mean exp|rollout − trainer|; above it the run stops
+    max_token_mult_prob_error: float | None = ranged(
+        None, low=1
+    )  # mean exp|rollout − trainer| at which the run stops; null: where rounding does not explain the difference
     max_logprob_difference: float = ranged(0.0, low=0)  # largest |rollout − trainer| allowed; 0: not gated
     correction: Correction = "none"
-    correction_cap: float = 2.0
-    correction_low: float = 0.5
-    correction_high: float = 5.0
+    correction_cap: float = ranged(2.0, low=1)
+    correction_low: float = ranged(0.5, low=0, high=1, below=True)
+    correction_high: float = ranged(5.0, low=1, above=True)
     dynamic_sampling: bool = False
     max_sampling_rounds: int = ranged(10, low=1)
-    overlong_penalty_tokens: int = 0  # length of the soft-penalty zone before max_new_tokens (DAPO); 0: off
+    overlong_penalty_tokens: int = ranged(0, low=0)  # soft-penalty zone before max_new_tokens (DAPO); 0: off
     mask_truncated: bool = False
     curriculum: Curriculum = "none"
-    staleness: int = ranged(0, low=0)  # number of steps by which a rollout may be older than the weights it trains
+    staleness: int = ranged(0, low=0, high=1)  # steps by which a rollout may be older than the weights it trains
     save_every: int = ranged(10, low=1)
     keep_checkpoints: int = ranged(3, low=1)  # number of newest ones kept, besides the one with the highest reward
     samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
@@ -262,8 +259,8 @@ class EvaluateConfig:
     questions: str = ""  # empty: data.heldout
     protocol: EvaluationProtocol = "boxed"
     samples: int = ranged(1, low=1)
-    temperature: float = ranged(0.0, low=0)
-    top_p: float = ranged(1.0, low=0.001, high=1)
+    temperature: float = ranged(0.0, low=0, high=10)
+    top_p: float = ranged(1.0, low=0, high=1, above=True)
     max_new_tokens: int = ranged(0, low=0)  # 0: as rollout.max_new_tokens
     responses: str = ""  # score saved responses instead of asking a model
     force_prefix: str = ""  # text put at the start of every response, for the forced-reasoning row
@@ -292,22 +289,22 @@ class TinyModelConfig:
     """The tiny base model: sizes, corpus and training of recipes/make_tiny_model.py."""
 
     out: str = ""  # empty: <run>/base
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    ffn: int = 384
-    vocab: int = 1024
+    hidden: int = ranged(128, low=1)
+    layers: int = ranged(4, low=1)
+    heads: int = ranged(4, low=1)
+    kv_heads: int = ranged(2, low=1)
+    ffn: int = ranged(384, low=1)
+    vocab: int = ranged(1024, low=1)
     tied: bool = False
-    worked_examples: int = 64_000
-    late_examples: int = 8_000
-    fact_documents: int = 2_000
-    batch: int = 32
-    lr: float = 3e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.1
-    init_std: float = 0.02  # standard deviation of the random weights
-    seed: int = 1
+    worked_examples: int = ranged(64_000, low=1)
+    late_examples: int = ranged(8_000, low=0)
+    fact_documents: int = ranged(2_000, low=0)
+    batch: int = ranged(32, low=1)
+    lr: float = ranged(3e-3, low=0, high=1, above=True)
+    warmup_steps: int = ranged(100, low=0)
+    weight_decay: float = ranged(0.1, low=0)
+    init_std: float = positive(0.02)  # standard deviation of the random weights
+    seed: int = ranged(1, low=0)
 
 
 @dataclass

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
+from alphamed_nemo.config.ranges import ranged
+
 
 @dataclass
 class SourceConfig:
@@ -18,12 +20,12 @@ class SourceConfig:
     subset: str = ""  # hub configuration (`pqa_labeled`, `gpqa_main`); empty: the loader's own
     split: str = ""  # hub split; empty: the loader's own for training or evaluation
     revision: str = ""  # hub commit or tag; empty: the newest
-    heldout: float = 0.0  # of a training set: questions to evaluate on instead; a share below 1, a number from 1 on
-    rows: int = 0  # read the first rows only, for trying things; 0: all
+    heldout: float = ranged(0.0, low=0)  # of a training set, to evaluate on: a share below 1, a number from 1 on
+    rows: int = ranged(0, low=0)  # read the first rows only, for trying things; 0: all
     contexts: bool = True  # PubMedQA: give the abstract with the question
     categories: list[str] = field(default_factory=list)  # MMLU-Pro categories, GPQA domains; empty: the medical ones
-    option_seed: int = 1  # GPQA: order of the options
-    cop_base: int | None = None  # MedMCQA: what `cop` counts from, 0 or 1; None: told by the schema and the values
+    option_seed: int = ranged(1, low=0)  # GPQA: order of the options
+    cop_base: int | None = ranged(None, low=0, high=1)  # MedMCQA: what `cop` counts from; None: told by values
 
 
 @dataclass
@@ -33,12 +35,12 @@ class SourcesConfig:
     train: dict[str, SourceConfig] = field(default_factory=dict)
     evaluation: dict[str, SourceConfig] = field(default_factory=dict)
     out: str = ""  # folder of the files; empty: <run>/data/prepared
-    max_unusable_share: float = 0.02  # share of a set's rows that may be set aside; above it the stage fails
+    max_unusable_share: float = ranged(0.02, low=0, high=1)  # of a set's rows that may be set aside before it fails
     deduplicate: bool = True  # within and between the training sets
     decontaminate: bool = True  # training questions against every evaluation set
-    near_jaccard: float = 0.8  # word 3-grams of stem and options; at and above it two questions are near-duplicates
-    contained_share: float = 0.5  # word 8-grams of the shorter text found in the other; above it a question leaks
-    contained_min_words: int = 25  # texts shorter than this are not tested for containment
+    near_jaccard: float = ranged(0.8, low=0, high=1, above=True)  # word 3-grams of two questions; duplicates from here
+    contained_share: float = ranged(0.5, low=0, high=1)  # word 8-grams of the shorter text in the other; above: a leak
+    contained_min_words: int = ranged(25, low=1)  # texts shorter than this are not tested for containment
     tokenizer: str = ""  # Hugging Face folder for lengths in the statistics; empty: words and punctuation marks
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from alphamed_nemo.data.answer_key import key_of
 from alphamed_nemo.data.cells import Options, Unusable, level_of, metadata_of, options_of, paragraphs_of, text
 from alphamed_nemo.data.question import LETTERS, Question
 from alphamed_nemo.data.text_files import parse_json, read_text
+from alphamed_nemo.errors import writing
 
 REQUIRED = ("id", "stem", "options", "answer")
 _FIELDS = {field.name for field in fields(Question)}
@@ -54,7 +55,8 @@ def write_questions(questions: Iterable[Question], path: str | Path) -> None:
     rows = [asdict(question) | {"options": list(question.options)} for question in questions]
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     if path.suffix == ".jsonl":
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        with writing(part):
+            part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
         import pyarrow
         import pyarrow.parquet

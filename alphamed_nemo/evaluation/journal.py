@@ -15,6 +15,7 @@ from pathlib import Path
 
 from alphamed_nemo.config.private import owner_only
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.errors import writing
 from alphamed_nemo.provenance import NAME as PROVENANCE
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ class Journal:
         self.rows[row["id"]] = row
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with writing(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -66,8 +68,9 @@ class Journal:
         self.close()
 
     def _write(self, row: dict) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            self._file.flush()
 
     def _read(self, settings: dict) -> int:
         """Reads what is there; bytes up to the end of its last complete line."""

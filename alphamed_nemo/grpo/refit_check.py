@@ -10,7 +10,7 @@ from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.policy.packing import TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.sensitivity import sensitivity
-from alphamed_nemo.rollout.check import other_weights, served_difference, tolerance
+from alphamed_nemo.rollout.check import other_weights, rms, served_difference, tolerance
 from alphamed_nemo.rollout.client import RolloutClient
 from alphamed_nemo.rollout.connection import Lost, RolloutLost
 
@@ -56,7 +56,7 @@ class RefitCheck:
         first = self.limit is None
         if self.limit is None or not found <= self.limit:
             # Rank 0's, so that all ranks come to one conclusion.
-            nats = sensitivity(self.policy, self.batch)
+            nats = rms(sensitivity(self.policy, self.batch).tolist())
             self.limit = self.exchange.from_rank0(lambda: tolerance(self.rounding, nats, own))
         limit = self.limit
         if not found <= limit:

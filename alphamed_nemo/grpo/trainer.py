@@ -13,7 +13,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.grpo.checkpoints import Checkpoints
 from alphamed_nemo.grpo.clock import StepClock
 from alphamed_nemo.grpo.exchange import Exchange
-from alphamed_nemo.grpo.metrics import check_gates
+from alphamed_nemo.grpo.mismatch import Gates
 from alphamed_nemo.grpo.record import RunRecord
 from alphamed_nemo.grpo.recovery import RolloutPlane, Servers
 from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
@@ -50,6 +50,7 @@ class Trainer:
         self.stop_requested = stop_requested
         self.rollouts = RolloutPlane(cfg, policy, exchange, servers)
         self.updater = Updater(cfg, policy)
+        self.gates = Gates(cfg, policy, exchange)
         self.checkpoints = Checkpoints(cfg, policy, exchange)
 
     def run(self) -> bool:
@@ -62,7 +63,7 @@ class Trainer:
             batch = self.rollouts.batch(step)  # questions → rollouts → scores → groups with advantages
             self.rollouts.make_room()
             metrics = rollout_metrics(batch, self.cfg) | self.updater.update(batch.groups, clock)
-            check_gates(metrics, grpo, step)  # an update that fails them is neither served nor saved
+            metrics |= self.gates.check(metrics, batch.groups, step)  # what fails them is neither served nor saved
             step += 1
             with clock.phase("refit"):
                 self.rollouts.refit(step)

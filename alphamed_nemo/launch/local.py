@@ -123,7 +123,7 @@ class Launcher:
         tick()
         if process.returncode != 0:
             self.check(leave_out=name)
-            raise ComponentError(f"{name} ended {describe(process.returncode)}\n{self.tail(name)}")
+            raise ComponentError(f"{name} ended {describe(process.returncode)}{self.reason(name)}\n{self.tail(name)}")
         del self.running[name]
 
     def check(self, leave_out: str = "") -> None:
@@ -139,7 +139,7 @@ class Launcher:
                 continue
             component = running.component
             if not running.proven or self.restarted[name] >= component.restarts:
-                raise ComponentError(f"{name} {problem}\n{self.tail(name)}")
+                raise ComponentError(f"{name} {problem}{self.reason(name)}\n{self.tail(name)}")
             self.restarted[name] += 1
             log.warning("%s %s: restart %d of %d", name, problem, self.restarted[name], component.restarts)
             self._end(running)
@@ -233,6 +233,12 @@ class Launcher:
 
     def log_of(self, name: str) -> Path:
         return self.logs / f"{name}.log"
+
+    def reason(self, name: str) -> str:
+        """What it said was wrong, as the end of a sentence; nothing where none of its last lines says `error:`."""
+        with self.log_of(name).open(errors="replace") as file:
+            said = [line for line in deque(file, maxlen=LOG_LINES) if "error: " in line]
+        return f": {said[-1].partition('error: ')[2].strip()}" if said else ""
 
     def tail(self, name: str) -> str:
         """The last lines of a component's log, for an error message."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from alphamed_nemo.policy.packing import PackedBatch
 from alphamed_nemo.policy.policy import MegatronPolicy
@@ -22,20 +23,25 @@ MEAN_INVERSE_MANTISSA = math.sqrt(0.375 / math.log(2))
 MANTISSA = {torch.float32: (torch.int32, 23), torch.bfloat16: (torch.int16, 7), torch.float16: (torch.int16, 10)}
 
 
-def sensitivity(policy: MegatronPolicy, batch: PackedBatch) -> float:
-    """Change of the batch's log-probs per relative change of every matrix of the policy. Collective.
+def sensitivity(policy: MegatronPolicy, batch: PackedBatch, temperature: float = 1.0) -> Tensor:
+    """Change of each log-prob of a batch per relative change of every matrix of the policy. Collective.
+
+    Args:
+        policy: left as it was, to the last bit.
+        batch: one micro-batch.
+        temperature: divides the logits.
 
     Returns:
-        Nats, root mean square over the response tokens and over the bits, for a relative change of 1: a change of a
-        thousandth moves log-probs by a thousandth of this.
+        float64 [N] for the N response tokens: nats, root mean square over the bits, for a relative change of 1. A
+        change of a thousandth moves a log-prob by a thousandth of this.
     """
-    own = policy.logprobs([batch], 1.0)[0][batch.mask]
-    squares = []
+    own = policy.logprobs([batch], temperature)[0][batch.mask].double()
+    squares = torch.zeros_like(own)
     for bit in BITS:
         with flipped(policy, bit):
-            moved = policy.logprobs([batch], 1.0)[0][batch.mask]
-        squares.append(((moved - own).double() / (2.0**-bit * MEAN_INVERSE_MANTISSA)).square().mean().item())
-    return math.sqrt(sum(squares) / len(squares))
+            moved = policy.logprobs([batch], temperature)[0][batch.mask].double()
+        squares += ((moved - own) / (2.0**-bit * MEAN_INVERSE_MANTISSA)).square()
+    return (squares / len(BITS)).sqrt()
 
 
 @contextmanager

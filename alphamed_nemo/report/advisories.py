@@ -1,6 +1,7 @@
 """What a person should hear of while a run trains: steps that cost their time and teach nothing, with likely causes.
 
-Each advisory is told once, when it has held for `STEPS` steps in a row, and again only after it has ceased.
+Each advisory is told once, when it has held for `STEPS` steps in a row, and again only after it has ceased. A step
+whose responses were all cut off is told of at once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ class Watch:
             return []
         self.rows.append(row)
         now = dict(advisories(list(self.rows))) if len(self.rows) == STEPS else {}
+        if row["response_length/clip_ratio"] == 1:
+            now["all truncated"] = (
+                "every response was cut off (with grpo.mask_truncated nothing was trained on): raise "
+                "rollout.max_new_tokens, or take a prompt whose answers are shorter (data.prompt)"
+            )
         new = [text for name, text in now.items() if name not in self.told]
         self.told = set(now)
         return new

@@ -117,11 +117,14 @@ def answers(run: RunData) -> Figure | None:
 
 
 def logprob_gap(run: RunData) -> Figure | None:
-    """exp|d| − 1 is |d| to first order, so the mismatch and the largest difference share one axis in nats."""
+    """exp|d| − 1 is |d| to first order, so the mismatch and the differences share one axis in nats."""
     series = []
     x, y = run.series("token_mult_prob_error")
     if x:
         series.append(Series("mismatch", x, [max(0.0, value - 1) for value in y], 1))
+    x, y = run.series("logprob_difference_limit")
+    if x:
+        series.append(Series("limit of the mean difference", x, y, 3))
     x, y = run.series("logprob_difference_max")
     if x:
         series.append(Series("largest difference", x, y, 2))
@@ -131,7 +134,8 @@ def logprob_gap(run: RunData) -> Figure | None:
     marks = [(gate - 1, f"limit of the mismatch, {number(gate - 1)}")] if gate > 1 else []
     note = (
         "How far the trainer's log-probs of the sampled tokens are from the rollout engine's. The mismatch is the mean "
-        "ratio of probabilities, minus 1; the largest difference is in nats."
+        "ratio of probabilities, minus 1; differences are in nats. The limit is what rounding explains, as measured on "
+        "the policy."
     )
     chart = line_chart(series, "Trainer and rollout engine", log=True, marks=marks)
     return Figure("Trainer and rollout engine", note, chart, [(line.name, line.colour) for line in series])

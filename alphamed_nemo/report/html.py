@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.errors import writing
 from alphamed_nemo.report.figures import (
     Figure,
     accuracies,
@@ -141,7 +142,10 @@ def tiles(run: RunData) -> list[Tile]:
     _, errors = run.series("token_mult_prob_error")
     if errors:
         limit = run.config.get("grpo", {}).get("max_token_mult_prob_error") or 0
-        note = "largest between trainer and rollout engine" + (f"; limit {number(limit - 1)}" if limit > 1 else "")
+        _, limits = run.series("logprob_difference_limit")
+        note = "largest between trainer and rollout engine"
+        if limit > 1 or limits:
+            note += f"; limit {number(limit - 1 if limit > 1 else min(limits))}"
         found.append(Tile("Mismatch", number(max(0.0, *(error - 1 for error in errors))), note))
     return found
 
@@ -238,6 +242,7 @@ def _templates() -> Environment:
 def _write(path: Path, page: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
+    with writing(temporary):
+        temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     return path

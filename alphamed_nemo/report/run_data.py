@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from alphamed_nemo.config.files import read_yaml
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.config.scrub import scrub
+from alphamed_nemo.data.text_files import read_text
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, mcnemar
 
 PARTS, REWARD, CORRECT = "reward/", "reward/mean", "reward/correct"  # metrics
 ROLES = ("base", "forced", "other", "trained")  # their order in tables
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,8 @@ def read_run(run_dir: Path) -> RunData:
         evaluations=read_evaluations(folder.eval),
         labelled=read_labelled(folder.labelled),
         samples=read_samples(folder.samples),
-        config=scrub(yaml.safe_load(folder.config.read_text()) or {}) if folder.config.exists() else {},
-        summary=read_json(folder.summary) if folder.summary.exists() else {},
+        config=scrub(read_yaml(folder.config) or {}) if folder.config.exists() else {},
+        summary=read_object(folder.summary) if folder.summary.exists() else {},
     )
     if not (run.metrics or run.evaluations or run.labelled):
         raise ValueError(
@@ -198,36 +201,75 @@ def read_run(run_dir: Path) -> RunData:
     return run
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); delete it or write it again") from error
 
 
-def read_json_lines(path: Path) -> list[dict]:
-    """Rows of a JSON-lines file. A last line without its newline is still being written, and is left out."""
+def read_object(path: Path) -> dict:
+    """Raises: ValueError: the file holds no JSON object; names it."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: found {type(found).__name__}, expected an object; delete it or write it again")
+    return found
+
+
+def read_json_lines(path: Path) -> list[tuple[int, dict]]:
+    """(line, row) of a JSON-lines file. A last line that is not complete is still being written, or was cut short by a
+    full disk or a kill: it is left out, with a warning.
+
+    Raises:
+        ValueError: a line is no JSON object, or no UTF-8; names the file and the line.
+    """
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
-        if not line.strip() or not line.endswith("\n"):
+    lines = read_text(path).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
+            if number == len(lines):
+                log.warning("%s, line %d: not complete, left out", path, number)
+                continue
             raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: found {type(row).__name__}, expected an object")
+        rows.append((number, row))
     return rows
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """One row per step; where a resumed run wrote a step again, the later row."""
-    by_step = {row["step"]: row for row in read_json_lines(path)}
+    """One row per step; where a resumed run wrote a step again, the later row.
+
+    Raises:
+        ValueError: a row has no step, or a metric that is no number; names the file and the line.
+    """
+    by_step = {}
+    for number, row in read_json_lines(path):
+        step = row.get("step")
+        if not isinstance(step, int):
+            raise ValueError(f"{path}, line {number}: step: found {step!r}, expected a whole number")
+        for name, value in row.items():
+            if not isinstance(value, int | float | None):
+                raise ValueError(f"{path}, line {number}: {name}: found {value!r}, expected a number")
+        by_step[step] = row
     return [by_step[step] for step in sorted(by_step)]
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    rows = [parse_evaluation(read_json(path), path.stem) for path in sorted(folder.glob("*.json"))]
+    """Raises: ValueError: a file holds an accuracy, and something else than evaluate writes; names the file."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        record = read_json(path)
+        try:
+            rows.append(parse_evaluation(record, path.stem))
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            raise ValueError(f"{path}: not a result of evaluate ({type(error).__name__}: {error})") from error
     return sorted((row for row in rows if row is not None), key=lambda row: (ROLES.index(row.role), row.label))
 
 
@@ -275,16 +317,21 @@ def parse_interval(record: dict) -> tuple[float, float] | None:
 
 def read_labelled(path: Path) -> list[Labelled]:
     found = []
-    for row in read_json_lines(path):
-        if row.get("level") is not None:
-            metadata = row.get("metadata") or {}
-            counts = (metadata.get(name) for name in ("tokens", "correct", "samples"))
-            found.append(Labelled(str(row.get("dataset", "")), row["level"], *counts))
+    for number, row in read_json_lines(path):
+        if (level := row.get("level")) is None:
+            continue
+        metadata = row.get("metadata") or {}
+        if not isinstance(level, int) or not isinstance(metadata, dict):
+            raise ValueError(f"{path}, line {number}: found level {level!r}, expected a whole number, and metadata")
+        counts = (metadata.get(name) for name in ("tokens", "correct", "samples"))
+        found.append(Labelled(str(row.get("dataset", "")), level, *counts))
     return found
 
 
 def read_samples(folder: Path) -> dict[int, list[dict]]:
-    paths = {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.jsonl")}
+    named = ((path.stem.removeprefix("step_"), path) for path in folder.glob("step_*.jsonl"))
+    paths = {int(number): path for number, path in named if number.isdecimal()}
     if not paths:
         return {}
-    return {step: read_json_lines(paths[step]) for step in sorted({min(paths), max(paths)})}
+    ends = sorted({min(paths), max(paths)})
+    return {step: [row for _, row in read_json_lines(paths[step])] for step in ends}

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.report.run_data import read_json, read_run
+from alphamed_nemo.errors import writing
+from alphamed_nemo.report.run_data import read_object, read_run
 
 PACKAGES = (
     "alphamed-nemo",
@@ -49,7 +50,7 @@ def write_summary(run_dir: Path, stage_seconds: Mapping[str, float] | None = Non
     """
     folder = RunFolder(Path(run_dir))
     run = read_run(folder.root)
-    earlier = read_json(folder.summary) if folder.summary.exists() else {}
+    earlier = read_object(folder.summary) if folder.summary.exists() else {}
     _, differences = run.series("logprob_difference_max")
     _, errors = run.series("token_mult_prob_error")
     summary = {
@@ -72,6 +73,7 @@ def write_summary(run_dir: Path, stage_seconds: Mapping[str, float] | None = Non
         "cpus": os.cpu_count(),
     }
     temporary = folder.summary.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    with writing(temporary):
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
     temporary.replace(folder.summary)
     return folder.summary

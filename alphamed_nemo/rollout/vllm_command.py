@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from alphamed_nemo import devices
@@ -26,6 +27,53 @@ CPU_NORM = "alphamed_cpu"  # the implementation of RMSNorm that the plugin regis
 MODEL_NAME = "policy"  # what the server calls the model, whatever folder it came from
 TRANSFERS = names(Transfer)
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vllm/v1/attention/backends/cpu_attn.py, 0.32
+
+# Options of the command that settings decide: given once more in rollout.extra_args, vLLM would take the last.
+DECIDED_BY = {
+    "--model": "model.path",
+    "--max-model-len": "model.max_length",
+    "--seed": "run.seed",
+    "--host": "rollout.host",
+    "--port": "rollout.port",
+    "--uds": "rollout.host and rollout.port",
+    "--api-key": "rollout.api_key",
+    "--dtype": "rollout.dtype",
+    "--quantization": "rollout.quantization",
+    "--tensor-parallel-size": "rollout.tensor",
+    "--data-parallel-size": "rollout.engines",
+    "--api-server-count": "rollout.api_servers",
+    "--max-num-seqs": "rollout.max_num_seqs",
+    "--kv-cache-memory-bytes": "rollout.memory_gb",
+    "--gpu-memory-utilization": "rollout.gpu_memory_utilization",
+    "--weight-transfer-config": "rollout.transfer",
+}
+FIXED = (
+    "--served-model-name",
+    "--logprobs-mode",
+    "--generation-config",
+    "--middleware",
+)  # client and loss rely on them
+
+
+def check_extra_args(arguments: Sequence[str]) -> None:
+    """Refuses arguments for vLLM that would undo what is decided elsewhere.
+
+    An argument that vLLM does not know is refused by vLLM itself when the server starts: only vLLM knows its options,
+    and importing it takes longer than everything that is checked before.
+
+    Raises:
+        ValueError: names the argument, and the setting that decides it.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        raise ValueError(f"rollout.extra_args: found {arguments[0]!r}, expected options of vLLM such as --block-size")
+    for argument in arguments:
+        name = argument.split("=")[0].replace("_", "-")
+        for option in (*DECIDED_BY, *FIXED) if len(name) > len("--x") else ():
+            if not option.startswith(name):  # vLLM takes abbreviations
+                continue
+            if option in FIXED:
+                raise ValueError(f"rollout.extra_args: found {name}, on which client and loss rely; leave it out")
+            raise ValueError(f"rollout.extra_args: found {name}; set {DECIDED_BY[option]} instead")
 
 
 def resolve_transfer(transfer: str, cuda: bool) -> str:
@@ -78,6 +126,7 @@ def vllm_command(
         raise ValueError(
             f"rollout.host: found {host!r}, which listens on all interfaces; name loopback or the job's own interface"
         )
+    check_extra_args(rollout.extra_args)
     cuda = devices.cuda_is_available() if cuda is None else cuda
     transfer = resolve_transfer(rollout.transfer, cuda)
     assert rollout.dtype != "auto", "settle_dtypes comes first: vLLM's own auto is the checkpoint's dtype"

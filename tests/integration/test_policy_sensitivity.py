@@ -27,7 +27,7 @@ def measured(hf: str, parallel: ParallelConfig, dtype: str) -> tuple[float, bool
     policy = policy_runs.build(hf, parallel, dtype)
     before = policy_runs.weights_of(policy)
     (batch,) = pack([TrainSequence(IDS[:1], IDS[1:])], 128)
-    found = sensitivity(policy, batch)
+    found = sensitivity(policy, batch).square().mean().sqrt().item()
     after = policy_runs.weights_of(policy)
     return found, all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 

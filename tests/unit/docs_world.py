@@ -161,6 +161,8 @@ def add_files(cfg: Config) -> None:
     tiny = cfg.data.prompt == "tiny"
     for path in (cfg.grpo.questions, cfg.data.train, cfg.data.heldout, cfg.label.questions, cfg.evaluate.questions):
         if not Path(path).exists():
-            write_questions(embedded_bank(12, 0)[0] if tiny else examination(12, path == cfg.grpo.questions), path)
+            count = max(12, cfg.grpo.questions_per_step) if path == cfg.grpo.questions else 12
+            found = embedded_bank(count, 0)[0] if tiny else examination(count, path == cfg.grpo.questions)
+            write_questions(found, path)
     if not Path(cfg.evaluate.model).exists():
         Path(cfg.evaluate.model).symlink_to(Path(cfg.model.path if tiny else REAL).resolve())

@@ -111,3 +111,14 @@ def test_asserting_versions_names_every_wrong_one() -> None:
     found = assert_versions("torch==1.0", f"omegaconf=={pins()['omegaconf']}", "no-such-thing==2")
     assert found.returncode == 1
     assert re.search(r"torch: found .*, expected 1.0\nno-such-thing: not installed, expected 2", found.stderr)
+
+
+# registry/name:tag, and the digest of an image index where the build is pinned to one
+PINNED = re.compile(r"[\w.-]+(/[\w.-]+)+:[\w.-]+(@sha256:[0-9a-f]{64})?")
+
+
+def test_the_base_image_has_a_tag_and_a_well_formed_digest_if_any() -> None:
+    (base,) = [value for value in arguments("ARG") if value.startswith("BASE=")]
+    assert PINNED.fullmatch(base.removeprefix("BASE="))
+    assert not base.endswith(":latest")
+    assert not PINNED.fullmatch(base.removeprefix("BASE=").partition("@")[0] + "@sha256:0123")

@@ -170,6 +170,7 @@ def test_metric_sums_equal_loops_over_tokens():
         "clipped_high": sum(r > 1.28 and t[5] > 0 for r, t in zip(ratios, tokens, strict=True)),
         "old_kl_sum": sum(math.exp(c - o) - (c - o) - 1 for c, o, *_ in tokens),
         "token_mult_prob_error_sum": sum(math.exp(abs(g - o)) for _, o, g, *_ in tokens),
+        "logprob_difference_sum": sum(abs(g - o) for _, o, g, *_ in tokens),
         "gen_kl_error_sum": sum(k3),
         "logprob_difference_max": max(abs(g - o) for _, o, g, *_ in tokens),
         "entropy_sum": sum(t[4] for t in tokens),

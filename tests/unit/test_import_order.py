@@ -100,7 +100,7 @@ def run_recipe(*arguments: str) -> tuple[int, str, list[str]]:
         ("grpo.stepz=4", "the nearest one is 'grpo.steps'"),
         ("grpo.advantage=group_sd", "expected one of group_std"),
         ("grpo.steps=0", "expected at least 1"),
-        ("grpo.correction_low=2", "expected ratios below and above 1"),
+        ("grpo.correction_low=2", "found 2.0, expected at least 0, below 1"),
         ("model.path=/nowhere", "no folder '/nowhere'"),
     ],
 )

@@ -14,9 +14,10 @@ import pytest
 from alphamed_nemo import devices
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_training
 from alphamed_nemo.clinic.tokenizer import build_tokenizer
-from alphamed_nemo.config import Config
-from alphamed_nemo.config.files import known_settings
+from alphamed_nemo.config import Config, SourceConfig
+from alphamed_nemo.config.files import known_settings, settings_of, to_config
 from alphamed_nemo.config.limits import check_values, setting
+from alphamed_nemo.config.ranges import RANGE, Range
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.data.question import Question
@@ -43,7 +44,7 @@ def cfg(tmp_path: Path) -> Config:
     model = tmp_path / "model"
     TOKENIZER.save_pretrained(model)
     write_hollow_model(model, MODEL)
-    write_questions([QUESTION], tmp_path / "train.jsonl")
+    write_questions([replace(QUESTION, id=f"q{n}") for n in range(1, 41)], tmp_path / "train.jsonl")
     cfg = Config()
     cfg.model.path, cfg.model.max_length, cfg.rollout.max_new_tokens = str(model), 192, 48
     cfg.grpo.questions = str(tmp_path / "train.jsonl")
@@ -69,16 +70,24 @@ def test_a_good_run_passes(cfg: Config) -> None:
 
 
 CHOICES = [key for key, hint, _ in known_settings() if "Literal" in str(hint)]
-RANGES = {
-    key: (field.metadata["low"], field.metadata["high"])
-    for key, _, field in known_settings()
-    if "low" in field.metadata
+NUMBERS = {
+    key: field.metadata.get(RANGE)
+    for key, hint, field in known_settings()
+    if hint in (int, float, int | None, float | None)
 }
 
 
 def test_the_defaults_are_allowed() -> None:
     check_values(Config())
-    assert len(CHOICES) > 20 and len(RANGES) > 60
+    assert len(CHOICES) > 20 and len(NUMBERS) > 110
+
+
+def test_every_number_has_a_range() -> None:
+    assert [key for key, limits in NUMBERS.items() if limits is None] == []
+    of_a_source = settings_of(SourceConfig)
+    assert [
+        key for key, hint, field in of_a_source if hint in (int, float, int | None) and RANGE not in field.metadata
+    ] == []
 
 
 @pytest.mark.parametrize("key", CHOICES)
@@ -89,22 +98,70 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(key: str) -> None:
         check_values(cfg)
 
 
-@pytest.mark.parametrize("key", list(RANGES))
+def outside(limits: Range) -> list[float]:
+    ends = [limits.low] * limits.above + [limits.high] * limits.below
+    return [limits.low - 1, math.nan, math.inf, *ends] + [limits.high + 1] * math.isfinite(limits.high)
+
+
+@pytest.mark.parametrize("key", list(NUMBERS))
 def test_a_number_out_of_range_is_refused(key: str) -> None:
-    low, high = RANGES[key]
-    for value in [low - 1, math.nan] + [high + 1] * math.isfinite(high):
+    limits = NUMBERS[key]
+    assert limits is not None
+    for value in outside(limits):
         cfg = Config()
         put(cfg, key, value)
         with pytest.raises(ValueError, match=rf"^{key}: found .*expected "):
             check_values(cfg)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rows": -1}, r"^sources\.train\.mine\.rows: found -1, expected at least 0$"),
+        ({"rows": "ten"}, r"^sources\.train\.mine\.rows: found 'ten' \(str\), expected int$"),
+        ({"cop_base": 2}, r"^sources\.train\.mine\.cop_base: found 2, expected 0 to 1$"),
+        ({"contexts": 1}, r"^sources\.train\.mine\.contexts: found 1 \(int\), expected bool$"),
+        ("medqa", r"^sources\.train\.mine: found 'medqa', expected a group of settings$"),
+    ],
+)
+def test_a_source_of_the_users_own_name_is_checked_too(values: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_values(to_config({"sources": {"train": {"mine": values}}}))
+
+
+def test_the_parts_of_a_mixture_are_whole_numbers_above_0() -> None:
+    check_values(to_config({"label": {"mixture": {"medqa": 5}}}))
+    with pytest.raises(ValueError, match=r"^label\.mixture\.medqa: found 0, expected at least 1$"):
+        check_values(to_config({"label": {"mixture": {"medqa": 0}}}))
+    with pytest.raises(ValueError, match=r"^label\.mixture\.medqa: found 2\.5 \(float\), expected int$"):
+        check_values(to_config({"label": {"mixture": {"medqa": 2.5}}}))
+
+
+def test_levels_need_samples_that_differ() -> None:
+    cfg = Config()
+    cfg.label.temperature = 0.0
+    with pytest.raises(
+        ValueError, match=r"^label\.temperature: found 0, at which all 5 samples of a question are alike"
+    ):
+        check_values(cfg)
+    cfg.label.samples = 1
+    check_values(cfg)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp", "two\nlines", "a\tb", "x" * 256, "ü" * 128])
 def test_a_run_is_one_folder_in_run_dir(name: str) -> None:
     cfg = Config()
     cfg.run.name = name
-    with pytest.raises(ValueError, match=r"^run\.name: "):
+    with pytest.raises(ValueError, match=r"^run\.name: .*expected") as caught:
         check_values(cfg)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "Versuch für Ärzte, 2. Teil", "lr=1e-6", "it's", "$HOME", "run.7"])
+def test_a_run_may_have_any_printable_name(name: str) -> None:
+    cfg = Config()
+    cfg.run.name = name
+    check_values(cfg)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +180,21 @@ def test_a_run_is_one_folder_in_run_dir(name: str) -> None:
         ),
         ({"model.max_length": 512}, r"model\.max_length: found 512, more than the model's 256 positions"),
         ({"rollout.max_new_tokens": 192}, r"rollout\.max_new_tokens: found 192, which leaves no room"),
-        ({"rollout.max_new_tokens": 180}, r"192 tokens are too few for the prompt of question q1 \(\d+\).* 180"),
+        ({"rollout.max_new_tokens": 180}, r"192 tokens are too few for the prompt of question q\d+ \(\d+\).* 180"),
         ({"grpo.tokens_per_microbatch": 128}, r"tokens_per_microbatch: 128 is less than model\.max_length=192"),
         ({"grpo.updates_per_batch": 33}, r"grpo\.updates_per_batch: 33 mini-batches of 32 questions"),
         ({"grpo.aggregation": "constant_length"}, r"grpo\.constant_length: found 0, expected the divisor"),
         ({"grpo.overlong_penalty_tokens": 49}, r"grpo\.overlong_penalty_tokens: found 49"),
-        ({"grpo.correction_low": 1.5}, r"grpo\.correction_low and grpo\.correction_high: found 1\.5 and 5\.0"),
-        ({"optim.schedule": "cosine", "optim.warmup_steps": 40}, r"optim\.warmup_steps: found 40.* the 40 updates"),
+        ({"grpo.questions_per_step": 41}, r"grpo\.questions_per_step: found 41, but .*train\.jsonl holds only 40"),
+        ({"optim.warmup_steps": 40}, r"optim\.warmup_steps: found 40, expected fewer than the run's 40 updates"),
+        ({"rollout.extra_args": ["--dtype=half"]}, r"rollout\.extra_args: found --dtype; set rollout\.dtype instead"),
+        ({"rollout.extra_args": ["--max_model_len", "9"]}, r"found --max-model-len; set model\.max_length instead"),
+        ({"rollout.extra_args": ["--data-par=2"]}, r"found --data-par; set rollout\.engines instead"),
+        ({"rollout.extra_args": ["--logprobs-mode=raw_logprobs"]}, r"found --logprobs-mode, on which client and loss"),
+        ({"rollout.extra_args": ["--hos", "0.0.0.0"]}, r"found --hos; set rollout\.host instead"),
+        ({"rollout.extra_args": ["--middleware=mine.Open"]}, r"found --middleware, on which client and loss"),
+        ({"rollout.extra_args": ["swap"]}, r"rollout\.extra_args: found 'swap', expected options of vLLM"),
+        ({"optim.schedule": "cosine", "optim.warmup_steps": 40}, r"optim\.warmup_steps: found 40.* run's 40 updates"),
         ({"optim.min_lr": 1.0}, r"optim\.min_lr: found 1\.0, expected at most optim\.lr"),
         ({"grpo.questions": "nosuch.jsonl"}, r"grpo\.questions: no file nosuch\.jsonl; run prepare_data"),
         ({"model.path": ""}, r"model\.path: no folder ''; give a Hugging Face folder"),
@@ -192,6 +257,49 @@ def test_a_logger_that_is_not_installed_is_refused(cfg: Config) -> None:
     cfg.run.loggers = ["tensorboard", "mlflow"]
     with pytest.raises(ValueError, match=r"run\.loggers: mlflow is not installed; pip install mlflow"):
         check_training(cfg)
+
+
+@pytest.fixture
+def without_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home without a key of Weights & Biases, which counts as installed."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    return tmp_path
+
+
+def test_wandb_without_a_key_is_refused(cfg: Config, without_wandb_key: Path) -> None:
+    (without_wandb_key / ".netrc").write_text("machine other.host login user password secret\n")
+    cfg.run.loggers = ["wandb"]
+    with pytest.raises(ValueError, match=r"^run\.loggers: wandb finds no key; set WANDB_API_KEY.*WANDB_MODE=offline$"):
+        check_training(cfg)
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "settings"),
+    [
+        ({"WANDB_API_KEY": "k" * 40}, "", {}),
+        ({"WANDB_MODE": "offline"}, "", {}),
+        ({"WANDB_MODE": "disabled"}, "", {}),
+        ({}, "machine api.wandb.ai login user password secret", {}),
+        ({"WANDB_BASE_URL": "https://wandb.example.org"}, "machine wandb.example.org login user password s", {}),
+        ({}, "", {"wandb_logger_kwargs": {"offline": True}}),
+    ],
+)
+def test_wandb_is_accepted_with_a_key_or_offline(
+    cfg: Config,
+    without_wandb_key: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    netrc: str,
+    settings: dict,
+) -> None:
+    (without_wandb_key / ".netrc").write_text(f"{netrc}\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    cfg.run.loggers, cfg.exp_manager = ["wandb"], settings
+    check_training(cfg)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from alphamed_nemo import devices
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config, write_config
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.errors import ComponentError
 from alphamed_nemo.launch.components import Component, free_port, reward_server, rollout_server, trainer
+from alphamed_nemo.launch.local import Launcher
 
 
 @pytest.fixture
@@ -90,3 +93,20 @@ def test_the_trainers_ranks_share_the_cores_and_stay_on_loopback(cfg: Config, te
     assert int(component.env["OMP_NUM_THREADS"]) == max(1, cores // ranks)
     assert component.env["GLOO_SOCKET_IFNAME"] == "lo"
     assert component.argv[-1] == str(RunFolder.of(cfg).config)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("from argparse import *; ArgumentParser().parse_args(['--swp'])", ": unrecognized arguments: --swp"),
+        ("import sys; print('loading'); sys.exit(2)", ""),
+    ],
+)
+def test_a_component_that_refuses_its_command_line_is_told_of_in_one_line(
+    tmp_path: Path, program: str, reason: str
+) -> None:
+    with Launcher(tmp_path) as launcher:
+        launcher.start(Component("vllm", [sys.executable, "-IS", "-c", program]))
+        with pytest.raises(ComponentError) as caught:
+            launcher.wait("vllm")
+    assert str(caught.value).splitlines()[0] == f"vllm ended with status 2{reason}"

@@ -1,0 +1,130 @@
+"""What only this machine can tell before a run starts: too many processes, too little memory, an absent server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from alphamed_nemo import devices
+from alphamed_nemo.cli import here
+from alphamed_nemo.cli.here import check_cores, check_gpus, check_memory, check_servers, check_url
+from alphamed_nemo.config import Config
+from alphamed_nemo.launch.components import free_port
+
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 4,
+    "vocab_size": 1024,
+}
+
+
+@pytest.fixture
+def cfg() -> Config:
+    cfg = Config()
+    cfg.model.dtype = cfg.rollout.dtype = "float32"
+    return cfg
+
+
+@pytest.fixture
+def health() -> Iterator[str]:
+    """The address of a server that answers 503."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802, http.server's own name
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_far_more_processes_than_cores_are_refused(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: False)
+    cfg.parallel.tensor, cfg.parallel.pipeline, cfg.rollout.engines = 4, 2, 2
+    check_cores(cfg)
+    cfg.parallel.data = 2
+    with pytest.raises(ValueError, match=r"^parallel .*: found 16 processes for 2 cores, expected at most 4 per core$"):
+        check_cores(cfg)
+    check_cores(cfg, trains=False)
+    cfg.rollout.engines = 9
+    with pytest.raises(ValueError, match=r"^rollout\.tensor × rollout\.engines: found 9 processes for 2 cores"):
+        check_cores(cfg, trains=False)
+    cfg.rollout.url = "http://elsewhere:8000"
+    check_cores(cfg, trains=False)
+
+
+def test_more_ranks_and_engines_than_gpus_are_refused(cfg: Config) -> None:
+    cfg.parallel.tensor, cfg.rollout.engines = 4, 4
+    check_gpus(cfg, 8)
+    with pytest.raises(ValueError, match=r"^parallel and rollout: 4 ranks and 4 GPUs for rollouts .* has 7; use fewer"):
+        check_gpus(cfg, 7)
+    check_gpus(cfg, 4, trains=False)
+    cfg.rollout.transfer = "ipc"
+    check_gpus(cfg, 4)
+
+
+def test_engines_that_memory_cannot_hold_are_refused_with_the_sum(cfg: Config) -> None:
+    hidden, features, queries, keys, layers, vocabulary = 64, 128, 64, 32, 4, 1024
+    layer = 2 * hidden * (queries + keys) + 3 * hidden * features + 2 * hidden
+    parameters = layers * layer + 2 * vocabulary * hidden + hidden
+    cfg.rollout.engines, cfg.rollout.memory_gb = 3, 0.5
+    needed = 3 * (4 * parameters + 2**29) + 16 * parameters
+    check_memory(cfg, MODEL, needed)
+    with pytest.raises(ValueError, match=r"^rollout\.engines: 3 engines with rollout\.memory_gb=0\.5 take 1\.5 GiB"):
+        check_memory(cfg, MODEL, needed - 1)
+    check_memory(cfg, MODEL, needed - 1, trains=False)
+
+
+def test_memory_is_the_containers_where_that_is_less(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemFree: 5 kB\nMemTotal:       2048 kB\n")
+    monkeypatch.setattr(here, "MEMINFO", tmp_path / "meminfo")
+    for limit, expected in ((None, 2**21), ("max\n", 2**21), (f"{2**20}\n", 2**20), (f"{2**40}\n", 2**21)):
+        monkeypatch.setattr(here, "CGROUP", tmp_path / "memory.max")
+        if limit is not None:
+            (tmp_path / "memory.max").write_text(limit)
+        assert here.memory() == expected
+
+
+@pytest.mark.parametrize("key", ["rollout", "reward"])
+def test_a_server_that_does_not_run_is_found_by_one_look(cfg: Config, key: str) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    getattr(cfg, key).url = url
+    with pytest.raises(ValueError, match=rf"^{key}\.url: nothing answers at {url} \(.*refused\); start it first"):
+        check_servers(cfg)
+
+
+def test_a_server_that_answers_passes_whatever_it_says(cfg: Config, health: str) -> None:
+    cfg.rollout.url = cfg.reward.url = health
+    check_servers(cfg)
+    cfg.rollout.url = f"{health}/"
+    check_servers(cfg, rewards=False)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "8000", "http://", "http://host:port", "ftp://host", "http://[::1"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^rollout\.url: found .*, expected the address of a server such as http"):
+        check_url("rollout.url", url)
+
+
+def test_a_run_on_this_machine_asks_for_all_of_it(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cuda_is_available", lambda: False)
+    here.check_here(cfg, MODEL)
+    cfg.rollout.memory_gb = 1e9
+    with pytest.raises(ValueError, match=r"^rollout\.engines: "):
+        here.check_here(cfg, MODEL)
