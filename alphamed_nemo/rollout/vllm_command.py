@@ -52,7 +52,7 @@ FIXED = (
     "--logprobs-mode",
     "--generation-config",
     "--middleware",
-)  # client and loss rely on them
+)  # client, loss and guard rely on them
 
 
 def check_extra_args(arguments: Sequence[str]) -> None:
