@@ -79,7 +79,7 @@ def _load(folder: str) -> Any:
     """The model, of whichever of transformers' classes its config names."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
 
 
 def ask_as_trained(cfg: Config) -> None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import yaml
-
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.processor import Processor, this_processor
 
@@ -41,14 +40,12 @@ def settle_dtypes(cfg: Config, cuda: bool, processor: Processor | None = None) -
 def stored_dtype(cfg: Config) -> Dtype | Literal[""]:
     """What the run's newest checkpoint was trained in; empty where there is none, or the run does not resume.
 
-    Checkpoints that do not say it (of versions that did not write it) have the dtype of the run's config.yaml.
+    One whose manifest is damaged does not count; the run will name it.
     """
-    folder = RunFolder.of(cfg)
-    checkpoints = [path for path in folder.checkpoints.glob("step_*") if (path / manifest.NAME).is_file()]
-    if not cfg.run.resume or not checkpoints:
-        return ""
-    newest = max(checkpoints, key=lambda path: int(path.name.removeprefix("step_")))
-    if dtype := manifest.trained_dtype(newest):
-        return dtype
-    before = yaml.safe_load(folder.config.read_text())["model"]["dtype"] if folder.config.is_file() else AUTO
-    return "" if before == AUTO else before
+    checkpoints = manifest.checkpoints_in(RunFolder.of(cfg).checkpoints) if cfg.run.resume else []
+    for path in reversed(checkpoints):
+        try:
+            return manifest.read(path)["dtype"]
+        except CheckpointError:
+            continue
+    return ""

@@ -101,9 +101,12 @@ def check_resume(cfg: Config) -> None:
     for _, path in sorted(steps.items(), reverse=True):
         if manifest.damage(path, checksums=False):  # which of them are whole is the trainer's to say
             continue
+        try:
+            stored = json.loads((path / STATE).read_text()).get(KEY)
+        except (OSError, ValueError, AttributeError):
+            continue
         from transformers import AutoTokenizer
 
-        stored = json.loads((path / STATE).read_text()).get(KEY)
         tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
         compare(stored, identity(cfg, tokenizer), cfg.run.accept_changes, path)
         return

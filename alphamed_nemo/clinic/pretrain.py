@@ -52,6 +52,7 @@ def pretrain(
 
     Raises:
         ValueError: the corpus is smaller than a batch, or sizes do not fit together.
+        NotFiniteError: a loss, a gradient or a weight became NaN or infinite; nothing is written.
     """
     folder = Path(folder)
     texts = list(corpus(cfg.worked_examples, cfg.late_examples, cfg.fact_documents, cfg.seed))
@@ -84,6 +85,7 @@ def pretrain(
         stats = policy.train_step(micro, loss_fn, temperature=1.0)
         if on_step:
             on_step(step, steps, stats)
+    policy.check_weights()
     save(policy, folder)
     return policy
 

@@ -232,13 +232,22 @@ class GrpoConfig:
     curriculum: Curriculum = "none"
     staleness: int = ranged(0, low=0, high=1)  # steps by which a rollout may be older than the weights it trains
     save_every: int = ranged(10, low=1)
-    keep_checkpoints: int = ranged(3, low=1)  # number of newest ones kept, besides the one with the highest reward
+    keep_checkpoints: int = ranged(3, low=1)  # number of newest whole ones kept, besides the best (docs/release.md)
     samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
 
     @property
     def has_own_loss(self) -> bool:
         """Whether `loss` names a function of the user's own."""
         return ":" in self.loss
+
+    @property
+    def has_comparable_rewards(self) -> bool:
+        """Whether the mean reward of one step can be compared with another's, as the best checkpoint asks.
+
+        Dynamic sampling replaces groups until each of them has right and wrong answers, and a curriculum asks harder
+        questions as training goes on: either decides the mean by itself.
+        """
+        return not self.dynamic_sampling and self.curriculum == "none"
 
     @property
     def needs_old_logprobs(self) -> bool:
@@ -271,7 +280,7 @@ class EvaluateConfig:
 class ExportConfig:
     """The release folder."""
 
-    checkpoint: str = ""  # empty: the newest of the run; best: the one with the highest reward; or a folder
+    checkpoint: str = ""  # empty: the newest of the run; best: see docs/release.md; or a folder
     out: str = ""  # empty: <run>/hf
     dtype: Literal["", "float32", "bfloat16"] = ""  # empty: as trained
     shard_gb: float = ranged(5.0, low=0.001)

@@ -165,7 +165,7 @@ def _glance(card: ModelCard) -> str:
         ("license", _license_name(card)),
         ("trained on", _sets(card)),
         ("training", _amount(record)),
-        ("weights", f"{card.dtype}; trained in {record.dtype or 'a type that is not known'}"),
+        ("weights", f"{card.dtype}; trained in {record.dtype}"),
     ]
     if card.prompt:
         rows.append(("prompt", "with the chat template" if card.prompt.chat else "plain text, no chat template"))

@@ -22,7 +22,6 @@ from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.export.verify import Proof, prove
 from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
-from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.policy import MegatronPolicy
@@ -152,11 +151,18 @@ def is_checkpoint(folder: Path) -> bool:
 
 def _checkpoint(cfg: Config) -> Path:
     """The checkpoint to convert, whole."""
-    checkpoints = RunFolder.of(cfg).checkpoints
-    chosen = checkpoint.best(checkpoints) if cfg.export.checkpoint == "best" else cfg.export.checkpoint
+    checkpoints, chosen = RunFolder.of(cfg).checkpoints, cfg.export.checkpoint
+    if chosen == "best":
+        chosen = checkpoint.best(checkpoints)
+        if chosen is None:
+            raise ValueError(
+                f"export.checkpoint: best, but no whole checkpoint in {checkpoints} has a reward that can be compared "
+                "with others' (with grpo.dynamic_sampling or grpo.curriculum none has); leave it empty for the newest, "
+                "or name a folder"
+            )
     if chosen:
         folder = Path(chosen)
-        if problems := manifest.damage(folder):
+        if problems := checkpoint.damage(folder):
             raise checkpoint.CheckpointError(f"{folder}: {'; '.join(problems)}")
         return folder
     newest = checkpoint.latest(checkpoints)

@@ -82,7 +82,7 @@ class TrainingRecord:
         """
         source = Path(source)
         about, state = manifest.read(source), provenance.read_json(source / checkpoint.STATE)
-        weights_only = not about.get("optimizer", True)  # then config.yaml is of another model's training
+        weights_only = not about["optimizer"]  # then config.yaml is of another model's training
         folder = None if weights_only else _run_folder(source)
         known = {
             "checkpoint": source,
@@ -90,7 +90,7 @@ class TrainingRecord:
             "settings": _as_trained(_settings(folder.config), state) if folder else {},
             "step": state.get("step", 0),
             "weights_only": weights_only,
-            "made_with": {key: about[key] for key in ("layout", "torch", "megatron") if key in about},
+            "made_with": {key: about[key] for key in ("layout", "torch", "megatron")},
         }
         if folder is None:
             return cls(**known)
@@ -130,9 +130,8 @@ class TrainingRecord:
 
     @property
     def dtype(self) -> str:
-        """The type that it was trained in: the checkpoint's word, or the run's; empty where it is not known."""
-        stated = manifest.trained_dtype(self.checkpoint) or self.get("model.dtype", "")
-        return "" if stated == "auto" else stated
+        """The type that it was trained in."""
+        return manifest.read(self.checkpoint)["dtype"]
 
     @property
     def data(self) -> DataConfig:

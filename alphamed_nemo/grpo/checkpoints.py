@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import STATE, RunFolder
+from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.identity import KEY, compare, identity
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
@@ -25,7 +26,7 @@ class Resumed:
     Attributes:
         step: steps that are done.
         stream: state of the question order; empty at the start.
-        damaged: newer checkpoints that could not be read and were passed over; known on rank 0.
+        damaged: newer checkpoints that are not whole and were passed over.
     """
 
     step: int = 0
@@ -41,6 +42,9 @@ class Checkpoints:
         self.folder = RunFolder.of(cfg).checkpoints
         self.identity = exchange.from_rank0(lambda: identity(cfg, policy.tokenizer))
         self.rewards: list[float] = []  # mean rewards of the steps since the last one
+        self.resumed_from: Path | None = None
+        self.last_good: Path | None = None  # the one just saved, or resumed from
+        self.damaged: set[Path] = set()
 
     def resume(self) -> Resumed:
         """Loads the newest that is whole; the base model's weights stay where there is none.
@@ -48,14 +52,19 @@ class Checkpoints:
         Raises:
             ValueError: it is of another run, by the settings or the contents that it records.
         """
-        newest = self.exchange.from_rank0(self._newest)
+        newest = self._newest()
         if newest is None:
             return Resumed()
         state = checkpoint.load(self.policy, newest)
-        log.info("resumed from %s at step %d", newest, state["step"])
+        try:
+            resumed = Resumed(int(state["step"]), dict(state["stream"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{newest}: {STATE} is not a run's: {type(error).__name__} {error}") from error
+        log.info("resumed from %s at step %d", newest, resumed.step)
         self._keep_schedule(state)
-        damaged = checkpoint.passed_over(self.folder, newest) if self.exchange.rank == 0 else 0
-        return Resumed(state["step"], state["stream"], damaged)
+        self.last_good = self.resumed_from = newest
+        self.damaged = set(checkpoint.passed_over(self.folder, newest))
+        return replace(resumed, damaged=len(self.damaged))
 
     def save(self, step: int, stream: dict) -> None:
         """Writes one, and removes those that `grpo.keep_checkpoints` does not keep.
@@ -65,11 +74,16 @@ class Checkpoints:
             stream: rank 0's state of the question order after them.
         """
         stream = self.exchange.from_rank0(lambda: stream)
-        state = {"step": step, "stream": stream, "reward": fmean(self.rewards), KEY: self.identity}
-        checkpoint.save(self.policy, self.folder / f"step_{step}", state)
+        saved, state = self.folder / f"step_{step}", {"step": step, "stream": stream, KEY: self.identity}
+        if self.cfg.grpo.has_comparable_rewards:
+            state["reward"] = fmean(self.rewards)
+        checkpoint.save(self.policy, saved, state)
         self.rewards.clear()
+        self.last_good = saved
+        self.damaged.discard(saved)
         if self.exchange.rank == 0:
-            checkpoint.prune(self.folder, self.cfg.grpo.keep_checkpoints)
+            needed = [path for path in (self.resumed_from, saved) if path is not None]
+            checkpoint.prune(self.folder, self.cfg.grpo.keep_checkpoints, needed, self.damaged)
 
     def _keep_schedule(self, state: dict) -> None:
         """Where a step makes another number of updates than before, the updates made say nothing of the steps left."""
@@ -80,16 +94,22 @@ class Checkpoints:
             self.policy.end_schedule_after((grpo.steps - state["step"]) * grpo.updates_per_batch * grpo.epochs)
 
     def _newest(self) -> Path | None:
-        """Rank 0: the checkpoint to resume from, once it is known to be of this run."""
+        """The checkpoint to resume from, once it is known to be of this run."""
         if not self.cfg.run.resume:
-            if any(self.folder.glob("step_*")):
-                raise ValueError(
-                    f"run.resume=false: {self.folder} holds checkpoints of an earlier run; move {self.folder.parent} "
-                    "aside, as the recipe train_grpo does, or set another run.name"
-                )
+            self.exchange.from_rank0(self._refuse_earlier_run)
             return None
         newest = checkpoint.latest(self.folder)
         if newest is not None:
-            stored = json.loads((newest / STATE).read_text()).get(KEY)
-            compare(stored, self.identity, self.cfg.run.accept_changes, newest)
+            self.exchange.from_rank0(lambda: self._compare(newest))
         return newest
+
+    def _refuse_earlier_run(self) -> None:
+        if any(self.folder.glob("step_*")):
+            raise ValueError(
+                f"run.resume=false: {self.folder} holds checkpoints of an earlier run; move {self.folder.parent} "
+                "aside, as the recipe train_grpo does, or set another run.name"
+            )
+
+    def _compare(self, newest: Path) -> None:
+        stored = json.loads((newest / STATE).read_text()).get(KEY)
+        compare(stored, self.identity, self.cfg.run.accept_changes, newest)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from alphamed_nemo.policy.groups import joined
+from alphamed_nemo.policy.runtime import gloo_group
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
-        self.group = joined(dist.new_group(backend="gloo"))
+        self.group = gloo_group()
 
     def from_rank0(self, make: Callable[[], T]) -> T:
         """Runs `make` on rank 0 and returns its value on every rank.

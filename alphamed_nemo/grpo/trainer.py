@@ -7,7 +7,8 @@ correct, turn the scores of a group into advantages, update the policy, and samp
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.grpo.checkpoints import Checkpoints
@@ -18,6 +19,7 @@ from alphamed_nemo.grpo.record import RunRecord
 from alphamed_nemo.grpo.recovery import RolloutPlane, Servers
 from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
 from alphamed_nemo.grpo.update import Updater
+from alphamed_nemo.policy.finite import NotFiniteError
 from alphamed_nemo.policy.policy import MegatronPolicy
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Trainer:
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.cfg = cfg
+        self.policy = policy
         self.exchange = exchange
         self.servers = servers
         self.record = record
@@ -54,15 +57,22 @@ class Trainer:
         self.checkpoints = Checkpoints(cfg, policy, exchange)
 
     def run(self) -> bool:
-        """Trains. Returns whether the run is complete (False: stopped early on request, after saving)."""
+        """Trains. Returns whether the run is complete (False: stopped early on request, after saving).
+
+        Raises:
+            NotFiniteError: a loss, a gradient or a weight is NaN or infinite. Nothing of that step is kept or served.
+        """
         grpo = self.cfg.grpo
         step, damaged = self._resume()
+        with self._finite("start"):
+            self.policy.check_weights()
         self.rollouts.refit(step)
         clock = StepClock()
         while step < grpo.steps:
             batch = self.rollouts.batch(step)  # questions → rollouts → scores → groups with advantages
             self.rollouts.make_room()
-            metrics = rollout_metrics(batch, self.cfg) | self.updater.update(batch.groups, clock)
+            with self._finite(f"step {step + 1}, update"):
+                metrics = rollout_metrics(batch, self.cfg) | self.updater.update(batch.groups, clock)
             metrics |= self.gates.check(metrics, batch.groups, step)  # what fails them is neither served nor saved
             step += 1
             with clock.phase("refit"):
@@ -91,3 +101,15 @@ class Trainer:
         if self.record is not None:
             self.record.rewind(resumed.step)
         return resumed.step, resumed.damaged
+
+    @contextmanager
+    def _finite(self, when: str) -> Iterator[None]:
+        """What is not finite ends the run on every rank with one line: when, what, where to go on, what to try."""
+        try:
+            yield
+        except NotFiniteError as error:
+            good = self.checkpoints.last_good or f"none yet, the run started from {self.cfg.model.path}"
+            raise NotFiniteError(
+                f"{when}: {error}. Nothing of it is kept or served. Last good checkpoint: {good}. Start the run again "
+                "to resume there, with a lower optim.lr, optim.clip_grad and optim.eps above 0, and betas below 1"
+            ) from error

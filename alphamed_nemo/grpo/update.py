@@ -39,6 +39,9 @@ class Updater:
         Returns:
             The metrics of the update, equal on all ranks. Means over tokens, across all mini-batches, are over those
             trained on (`trained_on`).
+
+        Raises:
+            NotFiniteError: the loss, a gradient or an updated weight is NaN or infinite; on every rank.
         """
         grpo, temperature = self.cfg.grpo, self.cfg.rollout.temperature
         parts = split(groups, grpo.updates_per_batch)
@@ -59,6 +62,7 @@ class Updater:
                 for part, sequences, batches in zip(parts, trained, minibatches, strict=True):
                     totals = BatchTotals.of(sequences_of(part) or sequences)
                     steps.append(self.policy.train_step(batches, GrpoLoss(grpo, totals), temperature))
+            self.policy.check_weights()
         return {
             "loss": fmean(stats.loss for stats in steps),
             "grad_norm": fmean(stats.grad_norm for stats in steps),

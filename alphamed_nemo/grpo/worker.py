@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,12 +18,15 @@ from alphamed_nemo.config.files import load_config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.config.scrub import log_to_stderr
 from alphamed_nemo.data.io import read_questions
+from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.grpo.collect import Collector
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.question_stream import QuestionStream
 from alphamed_nemo.grpo.record import Logger, RunRecord
 from alphamed_nemo.grpo.recovery import Servers
 from alphamed_nemo.grpo.trainer import Trainer
+from alphamed_nemo.grpo.waits import longest_wait
+from alphamed_nemo.policy.finite import NotFiniteError
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
 from alphamed_nemo.policy.weights import hf_shapes
@@ -62,7 +66,7 @@ def owned(folder: RunFolder) -> Iterator[None]:
 def train(cfg: Config, stop: StopFlag) -> None:
     """Trains to the end, or until asked to stop."""
     families.register(cfg.model.families)
-    initialize(cfg.parallel, cfg.run.seed)
+    initialize(cfg.parallel, cfg.run.seed, longest_wait(cfg))
     exchange = Exchange()
     updates = cfg.grpo.steps * cfg.grpo.updates_per_batch * cfg.grpo.epochs
     policy = MegatronPolicy(cfg.model, cfg.parallel, cfg.optim, cfg.model.path, total_steps=updates)
@@ -70,7 +74,11 @@ def train(cfg: Config, stop: StopFlag) -> None:
     record_of_run = open_record(cfg, policy) if exchange.rank == 0 else None
     if exchange.rank == 0:
         RunFolder.of(cfg).done.unlink(missing_ok=True)  # of a run that was shorter
-    complete = Trainer(cfg, policy, exchange, servers, record_of_run, stop.is_set).run()
+    try:
+        complete = Trainer(cfg, policy, exchange, servers, record_of_run, stop.is_set).run()
+    except (CheckpointError, NotFiniteError) as error:
+        log.error("%s", error)  # one line of each rank, before the tracebacks
+        raise
     stop.close()
     if complete and exchange.rank == 0:
         RunFolder.of(cfg).done.touch()
@@ -123,4 +131,9 @@ class StopFlag:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+        sys.exit()
+    except Exception:
+        traceback.print_exc()
+    os._exit(1)  # the interpreter would first wait for the requests of a batch that is sampled ahead

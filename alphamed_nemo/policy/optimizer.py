@@ -33,7 +33,7 @@ def wrap(
         use_distributed_optimizer=True,
         overlap_grad_reduce=torch.cuda.is_available() if overlap is None else overlap,
         overlap_param_gather=overlap_param_gather,
-        check_for_nan_in_grad=True,  # before the ranks' gradients are added, so that the message names the rank
+        check_for_nan_in_grad=False,  # it would stop one rank and leave the others waiting: see policy/finite.py
     )
     wrapped = [
         DistributedDataParallel(chunk.config, config, chunk, disable_bucketing=index > 0)

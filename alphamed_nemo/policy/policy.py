@@ -13,10 +13,12 @@ from typing import Any
 from megatron.core import parallel_state
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
+from torch.nn import Parameter
 from transformers import AutoConfig, AutoTokenizer
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.policy import runtime
+from alphamed_nemo.policy.finite import NotFiniteError, first_not_finite
 from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.model import build_model
 from alphamed_nemo.policy.optimizer import build_optimizer, wrap
@@ -133,8 +135,9 @@ class MegatronPolicy:
             temperature: divides the logits.
 
         Raises:
-            RuntimeError: there is no optimizer; or the loss or a gradient is not a finite number. The weights are then
-                those of before, unless the message says otherwise.
+            RuntimeError: there is no optimizer.
+            NotFiniteError: the loss or a gradient is not a finite number; on every rank. The weights are those of
+                before, unless the message says otherwise. What the update makes of them is for `check_weights`.
         """
         if self.optimizer is None:
             raise RuntimeError("this policy was built without an optimizer")
@@ -143,12 +146,16 @@ class MegatronPolicy:
         )
         loss = metrics.pop("loss")
         if not math.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss}; the weights were not changed")
+            raise NotFiniteError(f"the loss is {loss}; the weights were not changed")
+        if name := first_not_finite(self.model, self.hf_config, _gradient):
+            raise NotFiniteError(f"the gradient of {name} is NaN or infinite; the weights were not changed")
         self.scheduler.step(1)  # before the update, so that the first step of a warm-up has a rate above zero
         lr = self.scheduler.optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self.optimizer.step()
         if not math.isfinite(grad_norm):
-            raise RuntimeError(f"the gradient norm is {grad_norm}; the weights were changed and must not be kept")
+            raise NotFiniteError(
+                f"the gradient norm is {grad_norm}, though each gradient is finite; the weights were changed"
+            )
         HEAP.step_ended()
         return StepStats(loss, float(grad_norm), lr, metrics)
 
@@ -159,6 +166,15 @@ class MegatronPolicy:
         """
         self.scheduler.lr_decay_steps = max(self.scheduler.num_steps + updates, self.scheduler.lr_warmup_steps + 1)
 
+    def check_weights(self) -> None:
+        """To be called before weights are kept or served. Collective.
+
+        Raises:
+            NotFiniteError: one is NaN or infinite; on every rank.
+        """
+        if name := first_not_finite(self.model, self.hf_config, _weight):
+            raise NotFiniteError(f"the weight {name} is NaN or infinite")
+
     def hf_weights(self) -> Iterator[tuple[str, Tensor | None]]:
         """The weights under Hugging Face's names, layer by layer: full tensors on rank 0, None elsewhere. Collective:
         every rank runs the iterator to its end."""
@@ -168,3 +184,12 @@ class MegatronPolicy:
         if not batches:
             raise ValueError("no micro-batches: every data-parallel rank needs at least one, if only of padding")
         return [batch.to(runtime.device()) for batch in batches]
+
+
+def _gradient(parameter: Parameter) -> Tensor:
+    """Where Megatron's DDP adds it up, in float32."""
+    return vars(parameter)["main_grad"]
+
+
+def _weight(parameter: Parameter) -> Tensor:
+    return parameter

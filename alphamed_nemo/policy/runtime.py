@@ -7,20 +7,22 @@ import os
 import random
 from dataclasses import replace
 from datetime import timedelta
+from math import ceil
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from alphamed_nemo.config import ParallelConfig
+from alphamed_nemo.policy.groups import joined
 from alphamed_nemo.policy.local import cuda_on_cpu
 
 logger = logging.getLogger(__name__)
 
-# A rank waits this long for the others in a collective. While rank 0 generates rollouts the others wait in a broadcast,
-# so the limit has to exceed the longest generation.
-COLLECTIVE_TIMEOUT = timedelta(minutes=60)
+# A rank waits this long for the others in a collective, unless `initialize` is told otherwise.
+TIMEOUT = timedelta(hours=1)
 
+_timeout = TIMEOUT
 _layout: ParallelConfig | None = None
 
 
@@ -29,7 +31,7 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def initialize(parallel: ParallelConfig, seed: int = 1) -> None:
+def initialize(parallel: ParallelConfig, seed: int = 1, timeout: timedelta = TIMEOUT) -> None:
     """Joins the process group and sets up Megatron's parallel state; a second call with the same layout does nothing.
 
     Reads torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) unless torch.distributed is
@@ -39,6 +41,8 @@ def initialize(parallel: ParallelConfig, seed: int = 1) -> None:
         parallel: tensor × pipeline × context × data must equal the number of ranks.
         seed: of the generators of Python, NumPy, torch and Megatron; each pipeline and tensor rank derives its own from
             it. Checkpoints keep all four.
+        timeout: of every process group, those of `gloo_group` included; torch's own is 10 minutes for NCCL and 30 for
+            gloo. It has to be longer than the longest that one rank may keep the others waiting.
 
     Raises:
         ValueError: the layout does not fit the ranks, or asks for something that this device cannot do.
@@ -46,12 +50,13 @@ def initialize(parallel: ParallelConfig, seed: int = 1) -> None:
     """
     from megatron.core import parallel_state
 
-    global _layout
+    global _layout, _timeout
     if _layout is not None:
         if _layout != parallel:
             raise RuntimeError(f"already initialised with {_layout}; asked for {parallel}")
         return
     check(parallel)
+    _timeout = timedelta(minutes=ceil(timeout / timedelta(minutes=1)))  # Megatron takes whole ones
     on_gpu = torch.cuda.is_available()
     # On GPUs, what is launched first then also starts first, which tensor parallelism relies on to overlap; without it
     # Megatron warns, on CPUs too.
@@ -74,12 +79,17 @@ def initialize(parallel: ParallelConfig, seed: int = 1) -> None:
         context_parallel_size=parallel.context,
         # On CPU every group is a gloo group already.
         create_gloo_process_groups=on_gpu,
-        distributed_timeout_minutes=int(COLLECTIVE_TIMEOUT.total_seconds() // 60),
+        distributed_timeout_minutes=_timeout // timedelta(minutes=1),
     )
     # It warns of its own existence on every rank; reruns of suspicious steps are not used here.
     logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
     _seed(seed)
     _layout = replace(parallel)
+
+
+def gloo_group() -> dist.ProcessGroup:
+    """A group of all ranks that touches no GPU stream, with the time limit of the others. Collective."""
+    return joined(dist.new_group(backend="gloo", timeout=_timeout))
 
 
 def check(parallel: ParallelConfig) -> None:
@@ -120,11 +130,11 @@ def _join(on_gpu: bool) -> None:
         return
     backend = "nccl" if on_gpu else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, timeout=_timeout)
     else:
         # Public in torch's documentation, but missing in the module's list of what it exports.
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_timeout)
 
 
 def _seed(seed: int) -> None:

@@ -92,10 +92,8 @@ class RolloutClient:
         sampling = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
         version = self.weight_version()
         requests = _split(prompts, n, None if temperature == 0 else seed)
-        # Enough requests that the engine always has a waiting sequence, few enough for its queue.
         sequences = n * max(len(request.prompts) for request in requests) if requests else 1
-        wanted = min(MAX_REQUESTS, ceil(1.5 * self.cfg.max_num_seqs / sequences)) * self.cfg.engines
-        workers = max(1, min(len(requests), wanted))
+        workers = max(1, min(len(requests), requests_in_flight(sequences, self.cfg)))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="rollout")
         try:
             pending = {pool.submit(self._sample, request, sampling, version): request for request in requests}
@@ -165,6 +163,12 @@ class RolloutClient:
             yield
         except RolloutError as error:
             raise RolloutError(f"rollout server {self.connection.url}: {error}") from None
+
+
+def requests_in_flight(sequences: int, cfg: RolloutConfig) -> int:
+    """How many requests of so many sequences are sent at once: enough that each engine always has a waiting sequence,
+    few enough for its queue."""
+    return min(MAX_REQUESTS, ceil(1.5 * cfg.max_num_seqs / sequences)) * cfg.engines
 
 
 class _Balance:

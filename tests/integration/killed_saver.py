@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from alphamed_nemo.grpo import worker
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
@@ -13,11 +14,11 @@ from alphamed_nemo.policy.checkpoint import folder as checkpoint
 real_prune = checkpoint.prune
 
 
-def prune(folder: str | Path, keep: int) -> list[Path]:
+def prune(folder: str | Path, *others: Any) -> list[Path]:
     """Comes right after a save."""
     if (Path(folder) / "step_2").exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    return real_prune(folder, keep)
+    return real_prune(folder, *others)
 
 
 def main(config_path: str) -> None:

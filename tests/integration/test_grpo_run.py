@@ -62,6 +62,7 @@ def start_training(
     worker: str = WORKER,
     check: bool = True,
     accept: Sequence[str] = (),
+    optim: dict[str, float] | None = None,
     **grpo: object,
 ) -> RunFolder:
     """Starts the trainer of a run of its own; `check`: every refit; `accept`: changes since its checkpoint."""
@@ -70,6 +71,7 @@ def start_training(
         cfg,
         run=dataclasses.replace(cfg.run, name=name, accept_changes=list(accept)),
         grpo=dataclasses.replace(cfg.grpo, **grpo),
+        optim=dataclasses.replace(cfg.optim, **(optim or {})),
         rollout=dataclasses.replace(cfg.rollout, check_every_refit=check),
     )
     folder = RunFolder.of(cfg)
@@ -80,9 +82,9 @@ def start_training(
     return folder
 
 
-def train(servers: tuple[Config, Launcher], name: str, **grpo: Any) -> list[dict]:
+def train(servers: tuple[Config, Launcher], name: str, **settings: Any) -> list[dict]:
     """Trains to the end; the rows of metrics.jsonl."""
-    folder = start_training(servers, name, **grpo)
+    folder = start_training(servers, name, **settings)
     try:
         servers[1].wait("trainer")
     finally:
@@ -196,6 +198,19 @@ def test_request_to_stop_saves_at_a_step_boundary(servers):
 def test_gate_stops_the_run_with_its_reason(servers):
     with pytest.raises(ComponentError, match="max_logprob_difference"):
         train(servers, "gate", steps=2, max_logprob_difference=1e-12)
+
+
+def test_an_update_that_makes_a_weight_nan_on_the_last_step_is_neither_saved_nor_served(servers):
+    """AdamW with eps 0 divides 0 by 0 at tokens that did not occur; loss and gradients are finite."""
+    with pytest.raises(ComponentError, match="embedding.word_embeddings.weight is NaN or infinite"):
+        train(servers, "nan", steps=1, optim={"eps": 0.0})
+    log = servers[1].logs / "trainer.log"
+    said = "step 1, update: the weight embedding.word_embeddings.weight is NaN or infinite. Nothing of it is kept"
+    lines = [line for line in log.read_text().splitlines() if said in line and " rank " in line]
+    assert {line.split(" rank ")[1].split()[0] for line in lines} == {"0", "1", "2", "3"}
+    assert all("Last good checkpoint: none yet, the run started from" in line for line in lines)
+    folder = RunFolder(Path(servers[0].run.dir) / "nan")
+    assert rows(folder) == [] and not folder.checkpoints.exists() and not folder.done.exists()
 
 
 def test_stale_weights_under_a_new_version_are_found_before_anything_is_sampled(servers):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from alphamed_nemo.export.release import Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.policy.weights import hf_shapes
 from alphamed_nemo.provenance import release_identity
+from tests.stand_in_checkpoint import write_checkpoint
 
 TINY = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")
@@ -52,25 +52,25 @@ def labelled(count: int) -> list[Question]:
     return [dataclasses.replace(question, level=1 + i % 6) for i, question in enumerate(questions)]
 
 
-def make_run(cfg: Config, step: int = 20) -> RunFolder:
-    """Writes the run of `cfg` up to a checkpoint; 60 questions, of which the 10th pass has 20 left."""
+def make_run(cfg: Config, step: int = 20, dtype: str = "") -> RunFolder:
+    """Writes the run of `cfg` up to a checkpoint; 60 questions, of which the 10th pass has 20 left.
+
+    dtype: that the checkpoint was trained in, where the settings do not say it.
+    """
     folder = RunFolder.of(cfg)
     questions = labelled(120)
     write_questions(questions, folder.labelled)
     write_questions(questions[:60], cfg.grpo.questions)
     write_config(cfg, folder.config)
     pending = [question.id for question in questions[:20]]
-    make_checkpoint(folder.checkpoints / f"step_{step}", {"step": step, "stream": {"epoch": 9, "pending": pending}})
+    state = {"step": step, "stream": {"epoch": 9, "pending": pending}}
+    make_checkpoint(folder.checkpoints / f"step_{step}", state, dtype=dtype or cfg.model.dtype)
     return folder
 
 
-def make_checkpoint(folder: Path, state: dict, optimizer: bool = True) -> Path:
+def make_checkpoint(folder: Path, state: dict, optimizer: bool = True, dtype: str = "float32") -> Path:
     """What a card reads of a checkpoint."""
-    folder.mkdir(parents=True)
-    (folder / "state.json").write_text(json.dumps(state))
-    about = {"format": 1, "optimizer": optimizer, "layout": {"tensor": 2}, "torch": "2.13.0", "megatron": "0.16.1"}
-    (folder / "manifest.json").write_text(json.dumps(about | {"files": {}}))
-    return folder
+    return write_checkpoint(folder, state, optimizer=optimizer, dtype=dtype)
 
 
 def release(checkpoint: Path, out: Path, base: Path = TINY, dtype: str = "float32") -> Path:

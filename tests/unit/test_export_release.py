@@ -16,6 +16,7 @@ from alphamed_nemo.export.markdown import table
 from alphamed_nemo.export.release import Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.policy.weights import hf_shapes
+from tests.stand_in_checkpoint import LAYOUT
 from tests.unit.released_run import make_checkpoint, make_run, settings
 
 CONFIG = LlamaConfig(
@@ -78,7 +79,7 @@ def test_provenance(base, tmp_path):
     )
     manifest = base.parent / "checkpoints" / "step_7" / "manifest.json"
     assert origin["checkpoint"]["manifest_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
-    assert origin["checkpoint"]["name"] == "step_7" and origin["checkpoint"]["layout"] == {"tensor": 2}
+    assert origin["checkpoint"]["name"] == "step_7" and origin["checkpoint"]["layout"] == LAYOUT
 
 
 def test_provenance_has_the_settings_of_the_method_and_names_those_left_out(tmp_path):

@@ -18,6 +18,7 @@ from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.processor import Processor
+from tests.stand_in_checkpoint import write_checkpoint
 
 AVX2 = Processor("Old", 2, ("AVX2",))
 AVX512 = Processor("Middle", 2, ("AVX2", "AVX-512"))
@@ -44,9 +45,7 @@ def settled(cfg: Config, processor: Processor = AVX2, cuda: bool = False) -> tup
 
 
 def checkpoint(cfg: Config, step: int, **about: object) -> None:
-    folder = RunFolder.of(cfg).checkpoints / f"step_{step}"
-    folder.mkdir(parents=True)
-    manifest.write(folder, {}, about)
+    write_checkpoint(RunFolder.of(cfg).checkpoints / f"step_{step}", {"step": step}, **about)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_what_is_asked_for_stays_and_rollouts_follow_the_model(cfg: Config, proc
 @pytest.mark.parametrize(("stored", "processor"), [("bfloat16", AVX2), ("float32", AMX)])
 def test_a_run_that_resumes_on_another_processor_keeps_its_dtype(cfg: Config, stored: str, processor: Processor):
     other = replace(cfg, model=replace(cfg.model))
-    checkpoint(cfg, 9, dtype="float16")
+    checkpoint(cfg, 9, dtype="float32" if stored == "bfloat16" else "bfloat16")
     checkpoint(cfg, 10, dtype=stored)
     RunFolder.of(cfg).checkpoints.joinpath("step_11").mkdir()  # without a manifest: not a whole one
     assert settled(cfg, processor) == (stored, stored)
@@ -84,18 +83,14 @@ def test_a_run_that_resumes_on_another_processor_keeps_its_dtype(cfg: Config, st
     assert settled(other, processor)[0] == processor.fastest_dtype
 
 
-def test_a_checkpoint_that_does_not_say_it_has_the_dtype_of_its_runs_config(cfg: Config):
-    before = replace(cfg, model=replace(cfg.model, dtype="bfloat16"))
-    write_config(before, RunFolder.of(cfg).config)
-    assert settled(replace(cfg, model=replace(cfg.model)))[0] == "float32"  # nothing is trained yet
-    checkpoint(cfg, 1)
-    assert settled(cfg)[0] == "bfloat16"
-
-
-def test_a_damaged_manifest_is_left_to_the_checks(cfg: Config):
-    checkpoint(cfg, 1)
-    (RunFolder.of(cfg).checkpoints / "step_1" / manifest.NAME).write_text("{")
-    assert settled(cfg)[0] == "float32"
+@pytest.mark.parametrize("content", ["{", "[]", "null", '{"dtype": "float32"}'])
+def test_a_damaged_manifest_is_left_to_the_checks(cfg: Config, content: str):
+    checkpoint(cfg, 1, dtype="bfloat16")
+    checkpoint(cfg, 2, dtype="float32")
+    other = replace(cfg, model=replace(cfg.model), rollout=replace(cfg.rollout))
+    for step, expected in ((2, "bfloat16"), (1, "float32")):
+        (RunFolder.of(cfg).checkpoints / f"step_{step}" / manifest.NAME).write_text(content)
+        assert settled(replace(other, model=replace(other.model)))[0] == expected
 
 
 def test_a_recipe_settles_it_before_it_does_anything(cfg: Config):

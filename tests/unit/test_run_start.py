@@ -18,6 +18,7 @@ from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.grpo.identity import identity
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.run_lock import InUse, hold
+from tests.stand_in_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "alphamed_nemo" / "assets" / "tiny_base"
@@ -39,11 +40,8 @@ def cfg(tmp_path: Path) -> Config:
 def with_checkpoint(cfg: Config, step: int, stored: dict | None) -> Path:
     """A whole checkpoint without weights."""
     path = RunFolder.of(cfg).checkpoints / f"step_{step}"
-    path.mkdir(parents=True)
     state = {"step": step, "stream": {"epoch": 0, "pending": []}}
-    (path / "state.json").write_text(json.dumps(state | ({"identity": stored} if stored else {})))
-    manifest.write(path, {"state.json": manifest.digest(path / "state.json")}, {"optimizer": True})
-    return path
+    return write_checkpoint(path, state | ({"identity": stored} if stored else {}))
 
 
 def identity_of(cfg: Config) -> dict:

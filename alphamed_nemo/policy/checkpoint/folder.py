@@ -7,7 +7,7 @@ layout can load:
     common.pt, metadata.json hyper-parameters and schedule; Megatron's own description
     rng.pt                   random states of every rank
     state.json               the caller's state (step, data order)
-    manifest.json            size and SHA-256 of every file
+    manifest.json            size and SHA-256 of every file, and of itself
 
 It is written under a temporary name and takes its own name only once it is complete and on the disk.
 """
@@ -15,8 +15,6 @@ It is written under a temporary name and takes its own name only once it is comp
 from __future__ import annotations
 
 import json
-import logging
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,17 +27,13 @@ import torch.distributed as dist
 from alphamed_nemo.config.run_folder import STATE
 from alphamed_nemo.policy.checkpoint import manifest, optimizer_state, rng_state
 from alphamed_nemo.policy.checkpoint import tensors as checkpoint_tensors
+from alphamed_nemo.policy.checkpoint.kept import best, damage, latest, passed_over, prune
+from alphamed_nemo.policy.checkpoint.manifest import RNG
 from alphamed_nemo.policy.checkpoint.tensors import CheckpointError, on_rank0
 from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.weights.binding import unwrap
 
-__all__ = ["CheckpointError", "best", "latest", "load", "passed_over", "prune", "save"]
-
-logger = logging.getLogger(__name__)
-
-RNG = "rng.pt"
-_STEP = re.compile(r"step_(\d+)")
-_UNFINISHED = re.compile(r"\.step_\d+\.(partial|replaced)")
+__all__ = ["STATE", "CheckpointError", "best", "damage", "latest", "load", "passed_over", "prune", "save"]
 
 
 class Saved(Protocol):
@@ -113,91 +107,29 @@ def load(policy: Saved, folder: str | Path) -> dict[str, Any]:
         CheckpointError: the folder is damaged, or does not fit the model.
     """
     folder = Path(folder)
-    loaded = _load_into(policy, folder)
-    if policy.optimizer is not None:
-        optimizer_state.load_state(policy.optimizer, loaded["optimizer"])
-    if policy.scheduler is not None:
-        policy.scheduler.load_state_dict(loaded["scheduler"])
-    del loaded  # the optimizer's state once more
-    HEAP.give_back()
-    rng_state.restore((folder / RNG).read_bytes())
-    return json.loads((folder / STATE).read_text())
-
-
-def latest(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint in a folder of checkpoints; None where there is none. Not collective: call it on one
-    rank, since it reads every byte of the newest one.
-
-    Damaged ones are passed over with a warning that names the file.
-
-    Raises:
-        CheckpointError: there are checkpoints and all are damaged: starting afresh would hide that.
-    """
-    refused = []
-    for candidate in reversed(_steps(Path(folder))):
-        problems = manifest.damage(candidate)
-        if not problems:
-            return candidate
-        refused.append(f"{candidate}: {'; '.join(problems)}")
-        logger.warning("damaged checkpoint passed over: %s", refused[-1])
-    if refused:
-        raise CheckpointError(
-            f"no whole checkpoint: {' | '.join(refused)}. Remove them to start from the base model, or set "
-            "run.resume=false"
-        )
-    return None
-
-
-def best(folder: str | Path) -> Path | None:
-    """The checkpoint whose state has the highest `reward`, the newest of equals; None where none has one."""
-    scored = []
-    for path in _steps(Path(folder)):
-        try:
-            reward = json.loads((path / STATE).read_text()).get("reward")
-        except (OSError, ValueError):  # damaged, which is for `latest` to say
-            continue
-        if reward is not None:
-            scored.append((reward, int(path.name.removeprefix("step_")), path))
-    return max(scored)[2] if scored else None
-
-
-def passed_over(folder: str | Path, used: Path) -> int:
-    """How many checkpoints are newer than the one that `latest` has found: the damaged ones."""
-    return len(_steps(Path(folder))) - 1 - _steps(Path(folder)).index(used)
-
-
-def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Removes all but the newest `keep` checkpoints and the best, and what an interrupted save left behind.
-
-    Not collective.
-
-    Returns:
-        The checkpoints that were removed.
-
-    Raises:
-        ValueError: `keep` is below 1.
-    """
-    if keep < 1:
-        raise ValueError(f"grpo.keep_checkpoints: found {keep}, expected 1 or more")
-    folder = Path(folder)
-    steps = _steps(folder)
-    kept = {*steps[-keep:], best(folder)}
-    removed = [path for path in steps if path not in kept]
-    leftovers = [path for path in folder.glob(".step_*") if _UNFINISHED.fullmatch(path.name)]
-    for path in (*removed, *leftovers):
-        shutil.rmtree(path)
-    return removed
-
-
-def _steps(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob("step_*") if path.is_dir() and _STEP.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+    try:
+        loaded = _load_into(policy, folder)
+        if policy.optimizer is not None:
+            optimizer_state.load_state(policy.optimizer, loaded["optimizer"])
+        if policy.scheduler is not None:
+            policy.scheduler.num_steps = 0  # Megatron adds the checkpoint's to those that it has
+            policy.scheduler.load_state_dict(loaded["scheduler"])
+        del loaded  # the optimizer's state once more
+        HEAP.give_back()
+        rng_state.restore((folder / RNG).read_bytes())
+        state = json.loads((folder / STATE).read_bytes())
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a file from elsewhere brings about
+        raise CheckpointError(f"{folder}: {type(error).__name__}: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{folder}: {STATE} holds {type(state).__name__}, expected an object")
+    return state
 
 
 def _as_json(state: dict[str, Any]) -> bytes:
     try:
-        text = json.dumps(state)
+        text = json.dumps(state, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"checkpoint state: {error}; expected plain JSON values") from error
     for key, value in json.loads(text).items():

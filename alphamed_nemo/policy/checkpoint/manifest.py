@@ -1,17 +1,77 @@
-"""Which files a checkpoint consists of: their sizes and checksums, written last and checked before anything is read."""
+"""What a checkpoint consists of: its files with their sizes and checksums, written last and checked before any is read.
+
+manifest.json is plain JSON with a checksum of its own, so that a change anywhere in a checkpoint is found.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, cast
 
-from alphamed_nemo.config.choices import Dtype
+import msgspec
+
+from alphamed_nemo.config.run_folder import STATE
+from alphamed_nemo.errors import CheckpointError
 
 NAME = "manifest.json"
-FORMAT = 1  # of the checkpoint folder; a reader refuses a number that it does not know
+FORMAT = 2  # of the checkpoint folder; a reader refuses a number that it does not know
+RNG = "rng.pt"
+# Without one of these nothing can be loaded, whatever the list of files says; the last three are Megatron's and
+# torch's.
+REQUIRED = (RNG, STATE, "common.pt", "metadata.json", ".metadata")
+
+_STEP = re.compile(r"step_(\d+)")
+
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Ranks = Annotated[int, msgspec.Meta(ge=1)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+(/[\w.-]+)*\Z")]
+
+
+class File(TypedDict):
+    """Size and SHA-256 of a file."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Digest
+
+
+class Layout(TypedDict):
+    """The `parallel` settings that saved it."""
+
+    tensor: Ranks
+    pipeline: Ranks
+    data: Ranks
+    context: Ranks
+
+
+class Manifest(TypedDict):
+    """The contents of manifest.json. What is not named here may be there, too.
+
+    optimizer: whether it holds an optimizer's state. dtype: of the model's parameters. torch, megatron: versions.
+    files: by path relative to the checkpoint. sha256: of all the rest.
+    """
+
+    format: int
+    optimizer: bool
+    dtype: Literal["float32", "bfloat16"]
+    layout: Layout
+    torch: str
+    megatron: str
+    files: dict[FileName, File]
+    sha256: Digest
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, whole or not, oldest first."""
+    return sorted((path for path in folder.glob("step_*") if path.is_dir() and _STEP.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(path.name.removeprefix("step_"))
 
 
 def digest(path: Path) -> str:
@@ -31,60 +91,85 @@ def write(folder: Path, digests: dict[str, str], about: dict[str, Any]) -> None:
     Args:
         folder: the checkpoint.
         digests: SHA-256 of each file, by relative path.
-        about: what else to record (step, layout, versions); plain JSON.
+        about: the other keys of `Manifest`, and what else to record; plain JSON.
     """
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": digests[name]} for name in sorted(digests)}
-    write_bytes(folder / NAME, json.dumps({"format": FORMAT, **about, "files": files}, indent=1).encode())
+    content = {"format": FORMAT, **about, "files": files}
+    write_bytes(folder / NAME, json.dumps(content | {"sha256": _checksum(content)}, indent=1).encode())
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The manifest as written.
+def read(folder: Path) -> Manifest:
+    """The manifest, once its checksum and its types have been found to be right.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not valid JSON.
+        CheckpointError: there is none, or it is damaged; names the folder.
     """
-    return json.loads((folder / NAME).read_text())
-
-
-def trained_dtype(folder: Path) -> Dtype | Literal[""]:
-    """The dtype of the model's parameters when the checkpoint was written; empty where the manifest does not say."""
     try:
-        return read(folder).get("dtype", "")
-    except ValueError:  # damaged, which is for `damage` to say
-        return ""
+        return _read(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
-def damage(folder: Path, checksums: bool = True) -> list[str]:
+def damage(folder: Path, checksums: bool = True, share: tuple[int, int] = (0, 1)) -> list[str]:
     """What is wrong with a checkpoint: one sentence for each file that is missing or differs; empty where it is whole.
 
     Args:
         folder: the checkpoint.
         checksums: compare contents, too, and not sizes alone; reads every byte.
+        share: (i, n): the i-th of n parts of about equal size; the manifest itself is in each of them.
     """
     try:
-        manifest = read(folder)
-    except FileNotFoundError:
-        return [f"{NAME} is missing"]
-    except ValueError as error:
-        return [f"{NAME} is damaged: {error}"]
-    if manifest.get("format") != FORMAT:
-        return [f"{NAME} has format {manifest.get('format')!r}, expected {FORMAT}"]
-    return [
-        sentence
-        for name, expected in manifest["files"].items()
-        if (sentence := _compare(folder, name, expected, checksums))
-    ]
+        files = _read(folder)["files"]
+    except CheckpointError as error:
+        return [str(error)]
+    part, parts = share
+    largest_first = sorted(files, key=lambda name: (-files[name]["bytes"], name))
+    problems = (_compare(folder / name, name, files[name], checksums) for name in largest_first[part::parts])
+    return sorted(problem for problem in problems if problem)
 
 
-def _compare(folder: Path, name: str, expected: dict[str, Any], checksums: bool) -> str | None:
-    path = folder / name
-    if not path.is_file():
-        return f"{name} is missing"
-    if (size := path.stat().st_size) != expected["bytes"]:
-        return f"{name} has {size} bytes, expected {expected['bytes']}"
-    if checksums and digest(path) != expected["sha256"]:
-        return f"{name} has another checksum than when it was written"
+def _read(folder: Path) -> Manifest:
+    """As `read`, but the messages do not name the folder."""
+    try:
+        content: Any = json.loads((folder / NAME).read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{NAME} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{NAME} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{NAME} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{NAME} is damaged: found {type(content).__name__}, expected an object")
+    if content.get("format") != FORMAT:
+        stated = repr(content.get("format"))[:40]
+        raise CheckpointError(f"{NAME} has format {stated}, expected {FORMAT}: damaged, or of another version")
+    try:
+        msgspec.convert(content, Manifest)
+        intact = content["sha256"] == _checksum({key: content[key] for key in content if key != "sha256"})
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{NAME} is damaged: {error}") from error
+    if not intact:
+        raise CheckpointError(f"{NAME} has another checksum than when it was written")
+    if absent := [name for name in REQUIRED if name not in content["files"]]:
+        raise CheckpointError(f"{NAME} does not list {', '.join(absent)}")
+    return cast(Any, content)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of what the manifest says, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _compare(path: Path, name: str, expected: File, checksums: bool) -> str | None:
+    try:
+        if not path.is_file():
+            return f"{name} is missing"
+        if (size := path.stat().st_size) != expected["bytes"]:
+            return f"{name} has {size} bytes, expected {expected['bytes']}"
+        if checksums and digest(path) != expected["sha256"]:
+            return f"{name} has another checksum than when it was written"
+    except OSError as error:
+        return f"{name} cannot be read: {error}"
     return None
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, apply_factories
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -54,7 +53,7 @@ class CheckpointWeights:
     def _check(self) -> None:
         """Compares names and shapes before anything is read."""
         needed = {shard.key: shard for shard in nested_values(_without_factories(self._shards))}
-        stored = dist_checkpointing.load_tensors_metadata(str(self.folder))
+        stored = checkpoint_tensors.stored_tensors(self.folder)
         found = {key for key in stored if not key.startswith("optimizer.")}
         checkpoint_tensors.refuse_misfit(self.folder, found - needed.keys(), needed.keys() - found)
         ranks = manifest.read(self.folder)["layout"]["tensor"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from megatron.core.dist_checkpointing.strategies.torch import (
@@ -27,7 +28,10 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 
 from alphamed_nemo.errors import CheckpointError
+from alphamed_nemo.policy.checkpoint.known_classes import Common, Sharded, check_extra_state
 from alphamed_nemo.policy.checkpoint.manifest import write_bytes
+
+T = TypeVar("T")
 
 # Each layer under its own number and each local shard by itself: the form that reshards over all dimensions.
 _METADATA = {"singleton_local_shards": True}
@@ -119,30 +123,57 @@ def refuse_misfit(folder: Path, unread: set[str], absent: set[str]) -> None:
         )
 
 
-def on_rank0(action: Callable[[], None]) -> None:
-    """Collective. Runs on rank 0; where the disk refuses, every rank raises, so that none waits for it.
+def stored_tensors(folder: Path) -> dict[str, Any]:
+    """Name → shard without data of every tensor that a checkpoint holds.
+
+    Raises:
+        CheckpointError: its plan cannot be read.
+    """
+    try:
+        return Sharded().load_tensors_metadata(folder)
+    except Exception as error:  # whatever a file from elsewhere brings about
+        raise CheckpointError(f"{folder}: .metadata: {type(error).__name__}: {error}") from error
+
+
+def on_rank0(action: Callable[[], T]) -> T:
+    """Collective. Runs on rank 0 and returns its value on every rank; where the disk refuses, every rank raises, so
+    that none waits for it.
 
     Raises:
         CheckpointError: rank 0 met an OSError.
     """
-    failure: list[str | None] = [None]
-    if dist.get_rank() == 0:
+    found: list[Any] = [None, None]
+    if not dist.is_initialized() or dist.get_rank() == 0:
         try:
-            action()
+            found[0] = action()
         except OSError as error:
-            failure = [str(error)]
-    dist.broadcast_object_list(failure, src=0)
-    if failure[0] is not None:
-        raise CheckpointError(failure[0])
+            found[1] = str(error)
+    if dist.is_initialized():
+        dist.broadcast_object_list(found, src=0)
+    if found[1] is not None:
+        raise CheckpointError(found[1])
+    return found[0]
 
 
 def _load(template: dict[str, Any], folder: Path, strict: StrictHandling) -> Any:
     try:
-        return dist_checkpointing.load(template, str(folder), strict=strict)
+        loaded = dist_checkpointing.load(template, str(folder), Sharded(), Common(), strict=strict)
+        if find_spec("transformer_engine"):  # else nothing unpickles it
+            for state in _extra_states(loaded):
+                check_extra_state(state)
+        return loaded
     except CheckpointException as error:
         raise CheckpointError(f"{folder}: {_reasons(error)}") from error
-    except CheckpointingException as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+    except Exception as error:  # whatever a file from elsewhere brings about
+        raise CheckpointError(f"{folder}: {type(error).__name__}: {error}") from error
+
+
+def _extra_states(loaded: Any) -> Iterator[Any]:
+    """What layers of Transformer Engine take over beside their weights."""
+    state = loaded[0] if isinstance(loaded, tuple) else loaded
+    for chunk in state.values():
+        if isinstance(chunk, dict):
+            yield from (value for name, value in chunk.items() if str(name).endswith("_extra_state"))
 
 
 def _reasons(error: CheckpointException) -> str:
