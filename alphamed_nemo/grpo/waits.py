@@ -6,7 +6,8 @@ from datetime import timedelta
 from math import ceil
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.rewards.reward_client import BATCH_CHARS, MAX_PAUSE_S
+from alphamed_nemo.patience import LONGEST_PAUSE_S
+from alphamed_nemo.rewards.reward_client import BATCH_CHARS
 from alphamed_nemo.rollout.client import requests_in_flight
 
 CHARS_A_TOKEN = 8  # of a response, at most, on average
@@ -32,5 +33,6 @@ def batch_s(cfg: Config) -> float:
     responses = grpo.questions_per_step * grpo.samples_per_question
     chars = responses * min(reward.max_response_chars, CHARS_A_TOKEN * rollout.max_new_tokens)
     requests = ceil(responses / reward.max_batch) + chars // BATCH_CHARS
-    scoring = requests * (1 + reward.retries) * (reward.request_timeout_s + MAX_PAUSE_S)
+    # A last try may begin as the time for tries ends.
+    scoring = requests * (2 + reward.retries) * (reward.request_timeout_s + LONGEST_PAUSE_S)
     return rounds * (in_turn * rollout.request_timeout_s + scoring)
