@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from alphamed_nemo.answers.options import AMBIGUOUS, MAX_ANSWER_CHARS, Choices, read_whole
+from alphamed_nemo.answers.options import AMBIGUOUS, MAX_ANSWER_CHARS, Choices, read_box
 
 BOX = "\\boxed"
 _OPEN = re.compile(r"\s{0,8}\{")
@@ -40,5 +40,5 @@ def extract_boxed(text: str, choices: Choices) -> str | None:
     content = box_content(text, start)
     if content is None:
         return None
-    letter = read_whole(content, choices)
+    letter = read_box(content, choices)
     return None if letter == AMBIGUOUS else letter

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from alphamed_nemo.answers.plain import plain
 from alphamed_nemo.data.question import LETTERS
 
 MAX_ANSWER_CHARS = 1000  # longer than any option of the six benchmarks; a longer "answer" is not one
@@ -19,12 +20,8 @@ AROUND = "()[]\"' ."  # may stand around an answer without changing it
 WORDS = frozenset(("yes", "no", "maybe"))
 _HEAD = re.compile(r"[a-z0-9]+|.", re.S)  # what normalising leaves as it is
 
-_PLAIN = str.maketrans(  # one way to write quotes, dashes and brackets; markup becomes a space
-    dict(zip("’‘“”–—−（）：。", "''\"\"---():.", strict=True)) | {c: " " for c in "{}$*_`#\\~"}
-)
-_TEX = re.compile(r"\\(?:[a-zA-Z]+|.)")  # a TeX command or an escaped character
 _LABEL = re.compile(
-    r"""(?:(?:the|final|correct|answer|option|choice|letter|statement|is)\b[\s:"'(\[<]{0,3}){0,4}
+    r"""(?:(?:the|final|correct|answer|option|choice|letter|statement|is)\b[\s:="'(\[<]{0,3}){0,4}
     (?P<open>[(\[<"']{0,2})\s?(?P<letter>[a-z])(?![a-z0-9']|-[a-z0-9])\s?(?P<close>[)\]>"'.:,;\-/=]*)\s*""",
     re.X,
 )
@@ -32,11 +29,31 @@ _SECOND_LETTER = re.compile(
     r"(?:^|and|or|[,;/&+|]|vs\.?)\s*[(\[]?([a-z])(?=$|[\s)\].:,;/&+|])(?!\s(?!and\b|or\b)[a-z]{2})"
 )
 _NEXT_LABEL = re.compile(r"(?:^|[\s,;(])([a-z])(?:[):](?:\s|$)|\.\s)")
+_CAPITAL = re.compile(r"(?<![A-Za-z0-9'-])([A-Z])(?![A-Za-z0-9'-]|\s[a-z]{2})")
+_PROSE = re.compile(r"[a-z]{2}")
 _ASIDE = re.compile(r"\([^()]{3,}\)")
-EPITHET = re.compile(  # "C. difficile" names a germ, not option C
-    r"coli\b|diffic|perfring|botulin|tetani|diphther|jejuni|albicans|neoform|trachom|pneumon|psittac|burnet|fumigat|flavus"
-    r"|bauman|anthrac|cereus|fragil|burgdorf|pertuss|hensel|abort|meliten|faecal|faeci|granulos|histolyt|cloac|immitis"
-    r"|glabrata|auris|freund|aureus|elegans|histo|[egvm]\b"  # and "e.g.", "i.v."
+EPITHET = re.compile(  # after "C. ": a germ's name (or "e.g.", "i.v."), so the letter is no option
+    r"(?:(?i:coli|diff|difficile|albicans|jejuni|perfringens)|botulinum|tetani|diphtheriae|neoformans|trachomatis"
+    r"|pneumoniae|psittaci|burnetii|fumigatus|flavus|baumannii|anthracis|cereus|fragilis|burgdorferi|pertussis|henselae"
+    r"|abortus|melitensis|faecalis|faecium|granulosus|histolytica|cloacae|immitis|glabrata|auris|krusei|freundii"
+    r"|aureus|elegans|histo|aerogenes|vermicularis|dubliniensis|tropicalis|parapsilosis|canis|quintana|[egvm])\b"
+)
+_OPERATOR = re.compile(r"[=+^<>≠≈≤≥±×·÷→←|]")  # at the beginning of what follows a letter: a formula
+_TAKEN_BACK = re.compile(  # in a box, beside its option: it says something else than this one option
+    r"\b(?:not|no|nor|never|wrong|incorrect|false|untrue|except|unless|instead|rather|wait|actually|sorry|correction"
+    r"|either|both|neither|maybe|perhaps|possibly|unlikely|doubt\w*|ruled? out|excluded?|vs|versus|changed|eliminated?"
+    r"|none|all but|everything but)\b|n't\b|[?≠¬→←]"
+    r"|(?<!answer )=(?!\s*$)"
+)
+_STRUCK = re.compile(r"\s*[!~]|[^']*[A-Za-z]'{1,2}\s*\Z")  # "!C", "~~C~~", "C'": marks of a negation or a complement
+_WRONG = re.compile(
+    r"\b(?:is|are|was|would be|seems)\s(?:\w+\s)?(?:incorrect|wrong|false|unlikely|less|inappropriate"
+    r"|contraindicated|not)\b"
+)
+DENIED = re.compile(  # right after an option: it is spoken of, not answered with
+    r"[\s:;,.()-]{0,4}(?:(?:is|was|are|would be|seems|this is|it is|it's)\s)?(?:\w+ly\s|also\s)?"
+    r"(?:not|no|never|wrong|incorrect|false|unlikely|less likely|inappropriate|contraindicated|ruled out|excluded|isn't"
+    r"|wasn't|doesn't|does|cannot|can't|can|could|might|may|would|has|have|is|are|was)\b"
 )
 
 
@@ -55,6 +72,8 @@ class Choices:
             one can stand somewhere.
         longest_head: characters of the longest of them.
         longest: characters of the longest text.
+        written: the option texts as they were given, empty where only the letters are known.
+        lowered: the same in lower case.
     """
 
     __slots__ = (
@@ -68,13 +87,17 @@ class Choices:
         "boxes",
         "words",
         "longest",
+        "written",
+        "lowered",
     )
 
     def __init__(self, options: Sequence[str]):
         if isinstance(options, str):
-            self.letters, cased = options, ()
+            self.letters, cased, self.written = options, (), ()
         else:
+            self.written = tuple(options)
             self.letters, cased = LETTERS[: len(options)], tuple(plain(option) for option in options)
+        self.lowered = tuple(option.lower() for option in self.written)
         self.texts = texts = tuple(text.lower() for text in cased)
         self.by_text = _letters_by_text(texts, self.letters)
         self.by_case = _letters_by_text(cased, self.letters) if AMBIGUOUS in self.by_text.values() else {}
@@ -121,18 +144,6 @@ def choices_of(options: Sequence[str]) -> Choices:
     return _cached(options) if sum(map(len, options)) <= CACHED_CHARS else Choices(options)
 
 
-def normalise(text: str) -> str:
-    """Lower case, plain quotes and dashes, single spaces; no TeX commands, markup, or punctuation around it."""
-    return plain(text).lower()
-
-
-def plain(text: str) -> str:
-    """What `normalise` makes of a text, with its case kept."""
-    if "\\" in text:
-        text = _TEX.sub(" ", text)
-    return " ".join(text.translate(_PLAIN).split()).strip(" .,;:!\"'")
-
-
 def is_letter(text: str) -> bool:
     """Whether `text` is a letter first, even where an option's text is that letter (blood groups)."""
     return len(text) == 1 and text.isalpha()
@@ -168,7 +179,9 @@ def read_whole(text: str, choices: Choices, paraphrase: bool = True) -> str | No
             word = answer.split(",")[0].split(".")[0].split(":")[0].strip(" \"'()")
             if word in choices.by_text:
                 return choices.by_text[word]
-    label = _LABEL.match(answer)
+    if answer.endswith("?"):
+        return None  # "is the answer C?"
+    label = None if answer.endswith(")") and _text_with_letter(cased, choices) else _LABEL.match(answer)
     if label is None:
         return _text_with_letter(cased, choices)
     letter = label["letter"].upper()
@@ -177,13 +190,32 @@ def read_whole(text: str, choices: Choices, paraphrase: bool = True) -> str | No
         return choices.by_text.get(answer, AMBIGUOUS if not rest else None)
     if choices.by_case and len(cased) == len(answer) and _is_another(letter, cased[label.end() :], choices):
         return AMBIGUOUS
-    return _check_rest(
-        letter,
-        label["close"] or label["open"] or rest[:1].strip("abcdefghijklmnopqrstuvwxyz0123456789?"),
-        rest,
-        choices,
-        paraphrase,
-    )
+    mark = label["close"] or label["open"] or ("(" if answer[label.end() - 1 : label.end() + 1] == " (" else "")
+    if (">" in mark and "<" not in label["open"]) or "=" in mark:
+        mark = ""
+    return _check_rest(letter, mark, rest, cased[-len(rest) :], choices, paraphrase)
+
+
+def read_box(content: str, choices: Choices) -> str | None:
+    """The letter that the content of a box states; None where it does not state exactly one option and nothing else.
+
+    An equation, a negation, a correction or a question is not an answer.
+    """
+    letter = read_whole(content, choices)
+    if letter is None or letter == AMBIGUOUS or content in choices.alone:
+        return letter
+    cased = plain(content)
+    shown = cased.lower()
+    if shown in choices.by_text or choices.words:
+        return letter
+    own = choices.text_of(letter)
+    at = shown.find(own) if own and len(cased) == len(shown) else -1
+    beside = cased if at < 0 else f"{cased[:at]} {cased[at + len(own) :]}"
+    others = {found for found in _CAPITAL.findall(beside) if found in choices.letters} - {letter}
+    if others or _TAKEN_BACK.search(beside.lower()) or _STRUCK.match(content):
+        return None
+    beside = beside.lower()
+    return None if any(len(text) > 3 and text != own and text in beside for text in choices.texts) else letter
 
 
 def _is_another(letter: str, rest: str, choices: Choices) -> bool:
@@ -191,23 +223,27 @@ def _is_another(letter: str, rest: str, choices: Choices) -> bool:
     return choices.letter_of(rest.strip(AROUND)) not in (letter, AMBIGUOUS, None)
 
 
-def _check_rest(letter: str, mark: str, rest: str, choices: Choices, paraphrase: bool) -> str | None:
-    """`letter`, unless what follows it takes it back: another letter, or another option's text."""
+def _check_rest(letter: str, mark: str, rest: str, cased: str, choices: Choices, paraphrase: bool) -> str | None:
+    """`letter`, unless what follows it takes it back: another letter, another option's text, or a denial."""
     own = choices.text_of(letter)
     if own and own.strip(AROUND) == rest.strip(AROUND):
         return letter
-    rest = rest.strip(" )]")
+    germ = mark.startswith(".") and EPITHET.match(cased)
+    rest = rest.strip(" )]").lstrip("([")
     if not rest:
         return letter
     if rest in choices.by_text or any(found.upper() in choices.letters for found in _SECOND_LETTER.findall(rest)):
         return AMBIGUOUS
-    if own and (rest.startswith(own) or (len(rest) > 3 and own.startswith(rest))):
+    if own and rest.startswith(own):
+        return None if DENIED.match(rest, len(own)) or rest[len(own)].isalnum() else letter
+    if own and len(rest) > 3 and own.startswith(rest):
         return letter
     if any(found.upper() in choices.letters for found in _NEXT_LABEL.findall(_ASIDE.sub(" ", rest))):
         return AMBIGUOUS
-    if not paraphrase or not mark or mark in ("'", "/") or EPITHET.match(rest):
-        return None  # "A patient with ...": an article, not a letter
-    return letter
+    if not paraphrase or not mark or mark in ("'", "/") or germ or not _PROSE.search(rest):
+        return None  # "A patient with ...": an article, not a letter; "C - 1": a formula
+    other = any(len(text) > 3 and rest.startswith(text) for text in choices.texts)
+    return None if other or _OPERATOR.match(rest) or DENIED.match(rest) or _WRONG.search(rest) else letter
 
 
 def _text_with_letter(cased: str, choices: Choices) -> str | None:

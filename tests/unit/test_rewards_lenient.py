@@ -28,9 +28,10 @@ TEN = (
 ROOT = Path(__file__).parents[2]
 
 
-def wordings() -> list[str]:
-    block = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8").split("```wordings\n")[1].split("\n```")[0]
-    return [line.replace("⏎", "\n") for line in block.split("\n")]
+def documented(block: str) -> list[str]:
+    """The responses that docs/grading.md lists under this name."""
+    text = (ROOT / "docs" / "grading.md").read_text(encoding="utf-8").split(f"```{block}\n")[1].split("\n```")[0]
+    return [line.replace("⏎", "\n") for line in text.split("\n")]
 
 
 def no_answers() -> list[dict]:
@@ -38,9 +39,14 @@ def no_answers() -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-@pytest.mark.parametrize("response", wordings())
+@pytest.mark.parametrize("response", documented("wordings") + documented("exceptions"))
 def test_documented_wording(response):
     assert extract_answer(response, OPTIONS, "lenient") == "C"
+
+
+@pytest.mark.parametrize("response", documented("not_stated"))
+def test_documented_response_without_an_answer(response):
+    assert extract_answer(response, OPTIONS, "lenient") is None
 
 
 def test_there_are_enough_responses_without_an_answer():
@@ -228,3 +234,29 @@ def test_first_and_last_match():
     assert extract_answer("an nsaid like ibuprofen", OPTIONS, "last_match") == "C"
     assert extract_answer("some myeloid disease", OPTIONS, "last_match") == "D"
     assert extract_answer("  ", OPTIONS, "last_match") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("The answer is A.\n\n## Final Response\n\nThe answer is C", "C", "C"),  # only what the heading begins
+        ("The answer is A. ## Final Response The answer is C", "A", "C"),
+        ("The answer is E, no, the answer is C", None, "C"),  # a letter beyond the options counts, and is wrong
+        ("The answer is Both, (C)", "B", "B"),  # the first letter of a word, too
+        ("B A C", "B", "C"),
+        ("A B C", "B", "B"),  # "A " is an article, and each letter takes the characters around it with it
+        ("选C。", "C", "C"),
+        ("_C_ and (D)", "D", "D"),
+        ("warfarin, aspirin, warfarin", "A", "B"),  # the option that begins to stand furthest on, for both
+        ("zzzz", "D", "D"),  # of equally similar options the last
+    ],
+)
+def test_first_and_last_match_as_the_script_of_huatuogpt_o1_finds_them(text, first, last):
+    assert extract_answer(text, OPTIONS, "first_match") == first
+    assert extract_answer(text, OPTIONS, "last_match") == last
+
+
+def test_of_two_equal_texts_in_a_response_the_first_is_meant_and_of_two_similar_ones_the_last():
+    assert extract_answer("so aspirin", ("Aspirin", "Heparin", "Aspirin"), "last_match") == "A"
+    assert extract_answer("aspirn", ("Aspirin", "Heparin", "Aspirin"), "last_match") == "C"
+    assert extract_answer("no letter", "ABCD", "last_match") is None

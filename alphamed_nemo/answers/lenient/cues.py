@@ -21,18 +21,30 @@ _VERB = (
 )
 _OF_PREDICATE = rf"(?=\ (?:{_ADVERB},?\ )?(?:the|my|our|your|correct|right|best)\b)"  # what PREDICATE goes on with
 
+# Questions that ask for the exception: "the incorrect statement is", "the statement that is NOT true is".
+_BEFORE_STATEMENT = (
+    r"(?=\ (?:statement|one|assertion|claim|association|pair|pairing|match|combination|option|choice|item)\b)"
+)
+_NEGATED = (
+    r"\ (?:(?:is|are|was|does|do|did|can|would|should|has|will)(?:n't|\ not)"
+    r"|(?:is|are|must\ be)\ (?:incorrect|false|untrue|wrong|inaccurate|the\ exception))\b"
+)
+
 # Words that may open a statement; what follows (or precedes) decides. A word's own character before it is part of the
 # match: so the engine skips from word to word by a set of characters.
 KEY = re.compile(
     r"[^a-z](a(?:nswer|ns(?=[ .:=-])|ppears to be(?= ))|b(?:oxed|est (?:fits|matches|answers|explains)|est)"
-    r"|c(?:ho(?:ice|os|se)|on(?:clu(?:sion|de)|sequently)|orrect)|d(?:iagnosis|ecision)|e(?:limination|xclusion)"
-    r"|f(?:its best|its the|inal)|g(?:uess|o(?:ing)? with)|hence"
-    rf"|i(?:s{_OF_PREDICATE}|t's|t is|t must be)|l(?:abel|eav(?:es|ing))"
+    r"|c(?:ho(?:ice|os|se)|on(?:clu(?:sion|de)|sequently)|orrect)|d(?:iagnosis|ecision)"
+    r"|e(?:limination|xc(?:lusion|eption|ept(?=[ :])))"
+    rf"|f(?:its best|its the|inal|alse{_BEFORE_STATEMENT})|g(?:uess|o(?:ing)? with)|hence"
+    rf"|i(?:n(?:correct|accurate){_BEFORE_STATEMENT}|s{_OF_PREDICATE}|t's|t is|t must be)"
+    r"|l(?:abel|eav(?:es|ing)|east(?= ))"
     rf"|m(?:ak(?:es|ing)(?= )|ost|ust be{_OF_PREDICATE})|o(?:ptions?|pt for)|p(?:ick|rediction)"
     r"|r(?:e(?:sponse|sult|mains)|ight)"
     rf"|s(?:elect(?:ion)?|eems to be(?= )|o\b|ay|olution|ettle on|hould be{_OF_PREDICATE})"
-    r"|th(?:erefore|us|is is|at is|at's)|ultimately"
-    rf"|v(?:erdict|ote for)|w(?:ent with|hich is|ould be{_OF_PREDICATE})|\[(?=\[)|答案(?!选|\[\[)|选)"
+    rf"|o(?:dd one)|th(?:erefore|us|is is|at(?={_NEGATED})|at is|at's)|u(?:ltimately|ntrue{_BEFORE_STATEMENT})"
+    rf"|v(?:erdict|ote for)|w(?:ent with|hich(?={_NEGATED})|hich is|rong{_BEFORE_STATEMENT}|ould be{_OF_PREDICATE})"
+    r"|\[(?=\[)|答案(?!选|\[\[)|选)"
 )
 NOUNS = frozenset(
     "answer option choice response selection conclusion diagnosis guess prediction solution decision verdict "
@@ -48,7 +60,8 @@ LEADS = frozenset(
     "therefore thus hence so elimination exclusion consequently ultimately it's that's".split()
     + ["it must be", "this is", "that is", "which is"]
 )
-SUPERLATIVES = frozenset("most best correct right".split())
+SUPERLATIVES = frozenset("most best correct right least".split())
+EXCEPTIONS = frozenset(("incorrect", "inaccurate", "false", "untrue", "wrong", "exception", "odd one"))
 
 # answer → its verb or colon: "answer to this question would therefore be", '"answer_choice":', "answer**:", "answer ⇒"
 LINK = re.compile(
@@ -78,8 +91,17 @@ VERB_TAIL = re.compile(
 )
 # after a superlative noun phrase: "most likely cause of her symptoms is"
 SUPERLATIVE = re.compile(
-    rf"(?:most|best|correct|right)\b(?P<noun>[^.!?:;\n]{{0,90}}?)(?:\s+(?:{_ADVERB}\s+){{0,2}}{_VERB}|:)"
+    rf"(?:most|best|correct|right|least)\b(?P<noun>[^.!?:;\n]{{0,90}}?)(?:\s+(?:{_ADVERB}\s+){{0,2}}{_VERB}|:)"
 )
+# after "incorrect", "exception", "odd one": "statement is"
+EXCEPTION = re.compile(
+    rf"(?: out)?(?P<noun> [a-z]+\b)?[*_]{{0,4}}(?P<more>[^.!?:;\n]{{0,60}}?)(?:\s(?:{_ADVERB}\s)?{_VERB}|[*_]{{0,4}}:)"
+)
+BEFORE_EXCEPTION = re.compile(r"(?:\b(?:the|one|only|single)\s|(?:^|\n)[\s*#_>-]{0,6})$")
+# from "that" or "which": "that is NOT true is"
+RELATIVE = re.compile(rf"{_NEGATED}[^.!?:;\n]{{0,80}}?(?:\s(?:{_ADVERB}\s)?{_VERB}|:)", re.X)
+BEFORE_RELATIVE = re.compile(r"\b(?:the|one|only)\s(?:[a-z]+\s){0,3}$")
+BEFORE_EXCEPT = re.compile(r"(?<!answer is )\b(?:all|every|each|everything|any)\s(?=\S+\s\S)[^.!?{}\n]{1,120}$")
 # "C is the correct answer", "option C is correct", "ibuprofen would be the best choice": the predicate
 _ADJECTIVE = (
     r"(?:(?:single|only|one|most|best|correct|right|final|likely|appropriate|accurate|suitable|probable|reasonable"
@@ -90,6 +112,9 @@ PREDICATE = re.compile(
     (?:(?:the|my|our|your)\ {_ADJECTIVE}{{0,5}}(?:answer|option|choice|one|diagnosis|selection|response
        |explanation|pick|step|cause|treatment|therapy|drug|test|mechanism|finding|match|fit)?
        (?:\ choice|\ in\ management|\ to\ (?:this|the)\ question)?
+     |the\ (?:only\ )?(?:incorrect|false|untrue|inaccurate|wrong)\ (?:statement|one|assertion|claim)
+     |the\ exception|the\ odd\ one(?:\ out)?
+     |the\ (?:statement|one|option|choice)\ (?:that|which)\ (?:is|does|are)(?:n't|\ not)[^.!?\n]{{0,60}}
      |correct|right|best|the\ answer)
     |fits\ best|fits\ the\ (?:best|picture|findings|description)(?:\ best)?
     |best\ (?:fits|matches|answers|explains)\ [^.!?\n]{{0,60}}|remains)
@@ -118,9 +143,14 @@ CONNECTIVE = re.compile(
 ANOTHER_LETTER = re.compile(
     r"[\s*_)\]\"']{0,6}(?:,|/|&|\+|;|and|or|and/or|vs\.?|versus)(?:\s+(?:possibly|maybe|perhaps|also|either"
     r"|alternatively))?[\s,]*(?:or\s+|and\s+)?(?:also |option "
-    r"|choice )?[(\[*\"']{0,4}([a-z])(?=[)\]*\"']{0,4}\s*(?:[.,;:!/&+)\n]|$|and\b|or\b|are\b|both\b|as\b"
+    r"|choice )?[(\[*\"']{0,4}([a-z])(?=[)\]}*\"']{0,4}\s*(?:[.,;:!/&+)}\n]|$|and\b|or\b|are\b|both\b|as\b"
     r"|depending\b))"
 )
+OTHERS_WRONG = re.compile(  # after "C, A and B": the letters that follow are another sentence's subject
+    r"[^.!?\n]{0,60}?\b(?:is|are|were|would be)\s(?:\w+ly\s)?(?:all\s)?(?:wrong|incorrect|false|not|distractors"
+    r"|excluded|less|unlikely|ruled out|contraindicated|inappropriate)\b"
+)
+ANOTHER_SENTENCE = re.compile(r"[^.!?;\n]{0,40}?\b(?:is|are|were|was|do|does|have|has|would)\b")  # after "C; A and B"
 # The verb phrase after a letter that makes it a subject, not an answer ("so option A is wrong").
 CONDITION = re.compile(r"[\s,)*]{0,4}(?:only )?(?:if|unless|provided|assuming|were it|had the)\b")
 DENIAL = re.compile(
@@ -132,23 +162,12 @@ NOT_BUT = re.compile(
     r"|it is|it's|but)\s"
 )
 
+# after a box: "\\boxed{A} is tempting", not "... is the correct answer"
+NO_PREDICATE = re.compile(r"[\s$*)\]\\]{0,6}\s(?:is|was|would be|looks|seems)\s(?!the\b|my\b|our\b|correct|right|best)")
 # The letter is a subject: "so (B) is wrong".
 SUBJECT = re.compile(
     r"[\s*)\]\"']{1,6}(?:is|was|are|can|would|does|do|has|may|might|fails|seems|doesn't|isn't|cannot|can't|could"
     r"|should|will|causes|refers)\b"
-)
-# Before a statement, in the same clause: it is asked, supposed, denied or somebody else's.
-GUARD = re.compile(
-    r"\b(?:if|whether|unless|suppos(?:e|ing)|assum(?:e|ing)|not|never|unsure|uncertain|could|might|may|cannot|can't"
-    r"|tempt\w*|doubt\w*|(?:do|did|wo|would|could|should|is|was)n't|how|what (?:is|'s|would|could|should)|wrong\w*"
-    r"|incorrect\w*|instead of|students|people|others|clinicians|examinees|test-takers|let me|asked to|unable to"
-    r"|hard to|difficult to|possibly|perhaps|maybe|everyone|someone|nobody|no one|anyone|would (?:think|say|argue"
-    r"|assume|suggest|guess))\s|n't\b"
-)
-CONJUNCTION = re.compile(r"(?<![a-z])(?:but|so|therefore|however|hence|thus|because|yet|and)(?![a-z])")
-GUARD_ADJACENT = re.compile(
-    r"(?<![a-z])(?:incorrect|wrong|previous|initial|another|alternative|possible|no|every|each|other|common|popular"
-    r"|your|their)\s+(?:most\s+)?$"
 )
 RETRACTION = re.compile(
     r"wait[,.!…]|wait no|scratch that|on second thought|let me (?:reconsider|rethink|re-think|re-evaluate|start over"
@@ -161,6 +180,12 @@ HEDGE = re.compile(
     r"|consider\w*|look\w*|evaluat\w+|examin\w+|analy[sz]\w+|discuss\w*|next|compar\w+|less|no|without|false"
     r"|distractors?|refut\w+|reject\w*|contradict\w*|than|explor\w+|assess\w*|skip|ignore|versus|vs|moving|turn\w*"
     r"|remaining|such as|like|step|figure|table|panel)\b|n't\b|\?"
+)
+AGAINST = re.compile(  # in the reason given with a letter: it speaks against that option
+    r"\b(?:incorrect|wrong|false|unlikely|less likely|ruled out|contraindicated|inappropriate|excluded|distractor"
+    r"|not (?:the |a |be )?(?:correct|right|best|most|likely|appropriate|indicated|fit|consistent|typical"
+    r"|answer|true|seen)|doesn't|does not|isn't|wouldn't|would not|cannot|can't|rather|whereas|however|but|if"
+    r"|would be|could|might|may)\b|\?"
 )
 CONCLUDING = re.compile(
     r"\b(?:therefore|thus|hence|so|consequently|conclusion|summary|overall|consistent with|correspond\w*|match\w*"

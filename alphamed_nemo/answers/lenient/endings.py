@@ -6,16 +6,36 @@ import re
 
 from alphamed_nemo.answers.boxed import BOX, box_content
 from alphamed_nemo.answers.lenient import cues
-from alphamed_nemo.answers.options import AMBIGUOUS, Choices, normalise, read_whole
+from alphamed_nemo.answers.lenient.guards import LOOK_BACK, doubtful, refused
+from alphamed_nemo.answers.options import AMBIGUOUS, DENIED, EPITHET, Choices, read_box, read_whole
+from alphamed_nemo.answers.plain import normalise
 
 LABEL_CHARS = 40  # "The final answer is option (C): " before an option's text
 SHORT_WORDS = 8  # "Ibuprofen (C)"
 SHORT_LINE = 100  # characters; a letter with other words than its option's after it is an answer only when that short
 SENTENCE = 300  # characters looked back for the start of the last sentence
+LISTS = 3000  # characters looked back for the list that a last line may belong to
 LISTED = ""
 _CLOSING = " \n\t`*_$\\])}>\"'.!"
 _BULLET = " \t-•>*#_→➡✅✔☑️👉"
 _LABELLED = re.compile(r"[\s>*#_(\[-]{0,6}(?:option |choice )?([a-z])(?:[)\].:*]|\n|$)", re.I)
+_ENTRY = re.compile(  # in a text that begins with a line break
+    r"\n[ >*#_(\[\t-]{0,6}+(?:[Oo]ption |[Cc]hoice |OPTION )?([A-Za-z])[*_]{0,2}(?:[)\].:]|(?=\n|$))"
+)
+_INLINE_ENTRY = re.compile(r"(?:^|[\s(])[A-Z][):]\s|[.;]\s[A-Z]\.\s")
+_REASONED = re.compile(
+    r"[*_(\[]{0,3}(?:Option |Choice )?([A-Z])(?:[)\]]?[*_]{0,2}[.):,]|\s[—–-])[*_]{0,2}\s{1,2}(?=[A-Z\"'*])"
+)
+_SENTENCE = re.compile(
+    r"\b(?:is|are|was|were|because|since|so|cannot|can|would|as|answer)\b", re.I
+)  # no list of letters
+_ANNOUNCED = re.compile(
+    r"\b(?:answer|choose|choice is|option is|select|conclusion|conclude|therefore|thus|correct|best)\b"
+)
+_INTRODUCED = re.compile(  # the line before a list of the options
+    r"\b(?:options|choices|(?:the|as) follow(?:s|ing))\b"
+    r"|\b(?:each|every|one by one|in turn|consider|evaluat\w+|analy[sz]\w+|compare|review|look)\b.*:\W*$"
+)
 _END_LETTER = re.compile(r"(?:^|[\s(\[\"'*:$→={])([A-Z])$")
 _OPTION_LETTER = re.compile(r"\b(?:option|choice|answer)\s{1,2}[(\[*\"']{0,3}([A-Z])\b(?![-'’])", re.I)
 _BARE_LETTER = re.compile(r"(?<![A-Za-z0-9'’-])([A-Z])(?![A-Za-z0-9'’-])(?!\s[a-z]{2})")
@@ -41,37 +61,106 @@ def read_ending(text: str, choices: Choices) -> str | None:
     if last_box >= 0:
         content = box_content(text, last_box)
         if content and last_box + len(BOX) + len(content) + 12 >= len(text):
-            return read_whole(content, choices)
+            before = text[max(0, last_box - LOOK_BACK) : last_box].lower()
+            return None if refused(before, len(before), len(before)) else read_box(content, choices)
     body = text.rstrip(_CLOSING)
     start = body.rfind("\n") + 1
     line = body[start:].lstrip(_BULLET)
     if not line:
         return None
     if len(line) <= max(SHORT_LINE, choices.longest + LABEL_CHARS):
-        earlier = body[max(0, start - 400) : start].rstrip()
-        letter = _last_line(line, earlier, text, choices)
+        letter = _last_line(line, body[:start].rstrip(), text, choices)
         if letter is not None:
             return letter or None
+    elif start:
+        letter = _last_reasoned(line, body[:start], text, choices)
+        if letter is not None:
+            return letter
     return _last_sentence(body, text[len(body) :], choices)
 
 
-def _last_line(line: str, earlier: str, text: str, choices: Choices) -> str | None:
+def _last_line(line: str, before: str, text: str, choices: Choices) -> str | None:
     """The letter where the last line is an answer; LISTED where it ends a list of options."""
     short = len(line) <= SHORT_LINE and "answer" not in line.lower()
-    previous = earlier[earlier.rfind("\n") + 1 :]
+    previous = before[before.rfind("\n") + 1 :]
     labelled = _LABELLED.match(previous)
-    letter = read_whole(line, choices, paraphrase=short and not labelled and not (earlier and choices.texts))
-    if letter is None or _UNFINISHED.search(line):
+    letter = read_whole(line, choices, paraphrase=short and not labelled and not (before and choices.texts))
+    if letter is None:
+        return _last_reasoned(line, before, text, choices)
+    if (
+        _UNFINISHED.search(line)
+        or (letter == AMBIGUOUS and _SENTENCE.search(line))
+        or _cut_off(line, letter, text, choices)
+    ):
         return None
-    if not earlier:
+    if not before:
         return letter
     if previous.endswith(":") and cues.HEDGE.search(previous.lower()):
         return None
-    if labelled and letter != AMBIGUOUS and ord(labelled.group(1).upper()) + 1 == ord(letter):
-        return LISTED
-    if normalise(line) in choices.by_text and normalise(previous.lstrip(_BULLET)) in choices.by_text:
+    if letter != AMBIGUOUS and _ends_list(line, letter, before, previous, choices):
         return LISTED
     return letter
+
+
+def _cut_off(line: str, letter: str, text: str, choices: Choices) -> bool:
+    """Whether the response breaks off in what follows an option: no mark ends it, and it is not the option itself."""
+    if text[-1] in ",(-–—":
+        return True
+    if not text[-1].isalnum():
+        return False
+    if text[-1] not in choices.letters or line[-2:-1].isalnum():
+        shown, own = normalise(line), choices.text_of(letter) if letter != AMBIGUOUS else ""
+        return not ((own and shown.endswith(own)) or shown in choices.by_text or shown[-2:-1] in ("", " ", "(", ":"))
+    return False
+
+
+def _ends_list(line: str, letter: str, before: str, previous: str, choices: Choices) -> bool:
+    """Whether the last line is an entry of a list that goes from option to option, and not what follows it."""
+    if "answer" in line.lower():
+        return False
+    previous = previous[-SHORT_LINE:].lower()
+    if previous.endswith((":", ":**")) and _ANNOUNCED.search(previous):
+        return False
+    order = choices.letters.index(letter)
+    if order == 0:
+        return _INTRODUCED.search(previous) is not None
+    recent = "\n" + before[-LISTS:]
+    entries = [found.upper() for found in _ENTRY.findall(recent)]
+    last_list = entries[len(entries) - 1 - entries[::-1].index("A") :] if "A" in entries else entries
+    if last_list and last_list[-1] == choices.letters[order - 1] and letter not in last_list:
+        return True
+    if (
+        _LABELLED.match(line)
+        or normalise(line) not in choices.by_text
+        or choices.texts[order - 1] not in recent.lower()
+    ):
+        return False
+    heads = [normalise(entry.lstrip(_BULLET)) for entry in recent.split("\n")[-40:]]
+    earlier, later = choices.texts[order - 1], choices.texts[order + 1 :]
+    return any(earlier and head.startswith(earlier) for head in heads) and not any(
+        text and head.startswith(text) for head in heads for text in later
+    )
+
+
+def _last_reasoned(line: str, before: str, text: str, choices: Choices) -> str | None:
+    """The letter of a last line that gives its reason, where that is no entry of a list: one begins with the first."""
+    letter = _reasoned(line, text, choices)
+    if letter is None or letter == choices.letters[0] or not before:
+        return None
+    return None if _ENTRY.search("\n" + before[-LISTS:]) else letter
+
+
+def _reasoned(line: str, text: str, choices: Choices) -> str | None:
+    """The letter of "B. The patient has a new murmur, so ...": an answer with its reason, in whole sentences."""
+    found = _REASONED.match(line)
+    letter = found[1] if found else ""
+    if not found or letter not in choices.letters or text.rstrip("*_\"')")[-1:] not in (".", "!"):
+        return None
+    reason = line[found.end() :]
+    low = normalise(reason)
+    if cues.AGAINST.search(low) or EPITHET.match(reason) or _INLINE_ENTRY.search(reason) or len(low.split()) < 4:
+        return None
+    return None if any(len(text) > 3 and low.startswith(text) for text in choices.texts) else letter
 
 
 def _last_sentence(body: str, closers: str, choices: Choices) -> str | None:
@@ -89,7 +178,7 @@ def _last_sentence(body: str, closers: str, choices: Choices) -> str | None:
     letters = {letter for letter in _BARE_LETTER.findall(sentence) if letter in choices.letters}
     if len(letters | {o.upper() for o in options if o.upper() in choices.letters}) != 1:
         return None
-    if cues.HEDGE.search(low) or cues.GUARD.search(low):
+    if "answer" in low or " would " in low or cues.HEDGE.search(low) or doubtful(low):
         return None
     if found is None:
         letter = options[0].upper()
@@ -117,27 +206,48 @@ def _sentence_start(text: str) -> int:
     return begin
 
 
+def _first_sentence(line: str, choices: Choices, breaks_off: bool) -> str | None:
+    """The letter where `line` begins with an option, ended by a stop, or by a dash or a bracket and its explanation."""
+    stop = _FIRST_STOP.search(line)
+    if stop is None:
+        return None
+    named, full_stop = line[: stop.start()], stop.group()[0] in ".;"
+    letter = read_whole(named, choices, paraphrase=False)
+    if letter is None or letter == AMBIGUOUS:
+        return letter
+    own = choices.text_of(letter)
+    if own and own not in normalise(named) and own in normalise(line):
+        return None  # the stop is within the option's text
+    if not full_stop and (breaks_off or line[-1:].isalnum() or normalise(named) in choices.by_text):
+        return None  # "Aspirin (an NSAID) inhibits ...": the subject of a sentence
+    if DENIED.match(normalise(line[stop.start() + 1 :])) or _INLINE_ENTRY.search(line, stop.start()):
+        return None
+    return letter
+
+
 def read_opening(text: str, choices: Choices) -> str | None:
     """The letter where `text` begins with its answer and then explains it; None where it begins otherwise."""
-    text = text[:4000].lstrip()
-    first, _, rest = text.partition("\n")
+    text = text.lstrip()
+    first, _, rest = text[:4000].partition("\n")
     if choices.words:
         word = _OPENING_WORD.match(text)
         if word:
             letter = choices.by_text.get(word.group(1).lower())
             return None if letter == AMBIGUOUS else letter
-    first = first[:SENTENCE].strip(_BULLET)
+    line = first.strip(_BULLET)
+    first = line[:SENTENCE]
     if _UNFINISHED.search(first):
         return None
     letter = read_whole(first, choices, paraphrase=not choices.texts and len(first) <= SHORT_LINE)
-    if letter is None:  # "C. Ibuprofen. It inhibits ...": the first sentence is the answer
-        stop = _FIRST_STOP.search(first)
-        named = first[: stop.start()] if stop else ""
-        letter = read_whole(named, choices, paraphrase=False) if named else None
-        if letter and stop and normalise(named) in choices.by_text and stop.group()[0] not in ".;":
-            return None  # "Aspirin (an NSAID) inhibits ...": the subject of a sentence
+    breaks_off = not rest and letter is not None and _cut_off(first, letter, text, choices)
+    if letter is None or breaks_off:  # "C. Ibuprofen. It inhibits ...": the first sentence is the answer
+        letter = _first_sentence(first, choices, breaks_off)
+    if letter is None and not _ENTRY.search("\n" + rest[:LISTS]):
+        letter = _reasoned(line, text, choices)
     if letter is None or letter == AMBIGUOUS:
         return None
+    if letter == choices.letters[0] and rest and text[-1].isalnum():
+        return None  # the first entry of a list, cut off
     second = rest.lstrip().partition("\n")[0]
     following = _LABELLED.match(second)
     listed = following and ord(following.group(1).upper()) == ord(letter) + 1

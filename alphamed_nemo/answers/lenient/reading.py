@@ -6,14 +6,17 @@ import re
 from dataclasses import dataclass
 
 from alphamed_nemo.answers.lenient import cues
-from alphamed_nemo.answers.options import AMBIGUOUS, EPITHET, Choices, is_letter, normalise, plain
+from alphamed_nemo.answers.lenient.guards import unfinished
+from alphamed_nemo.answers.options import AMBIGUOUS, EPITHET, Choices, is_letter
+from alphamed_nemo.answers.plain import normalise, plain
 
 _PLAIN = str.maketrans("’‘“”：（）＝–—−", "''\"\":()=---")
 _ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ’‘“”：（）＝–—−", "abcdefghijklmnopqrstuvwxyz''\"\":()=---")
-_LETTER = re.compile(r"[a-z](?![a-z0-9'^]|[-–][a-z0-9])")
+_LETTER = re.compile(  # not one with a sub- or superscript, a sign or a prime
+    r"[a-z](?![a-z0-9'^′⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄₅₆₇₈₉₊₋]|[-–][a-z0-9]|[$*]{0,2}_[$*]{0,2}[a-z0-9{+-]|\$?\^|[+%°])"
+)
 _CLOSERS = re.compile(r"[)\]}\"'*`$>_]{0,6}")
 _ARTICLE = re.compile(r"(?:the|an?|it's|it is)\s+")
-_STOP = re.compile(r"[.!?\n]")
 _WORD_END = re.compile(r"(?![a-z0-9])(?!-[a-z0-9])(?!\.[0-9])")
 OPENERS = "([{\"'*<`$_"
 STOPS = ".,;:!)]}\"'*`>\n|<"
@@ -83,10 +86,17 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
             return None
     if own is None or own.letter == AMBIGUOUS:
         return own
-    if cues.CONDITION.match(low, own.end) or cues.SUBJECT.match(low, own.end):
+    if cues.CONDITION.match(low, own.end) or cues.SUBJECT.match(low, own.end) or _asked(text, own.end):
         return None
-    stop = _STOP.search(low, own.end, own.end + 80)
-    return None if stop and stop.group() == "?" else own
+    return own
+
+
+def _asked(text: Text, end: int) -> bool:
+    """Whether an option's text follows its letter and ends on a question mark: "is it B. Warfarin?"."""
+    if "?" not in text.low[end : end + text.choices.longest + NEAR]:
+        return False
+    named = own_text_at(text, _past(cues.MARKS, text.low, end + (text.low[end : end + 1] in (".", ")"))))
+    return named is not None and text.low.startswith("?", named.end)
 
 
 def _past(marks: re.Pattern[str], low: str, position: int) -> int:
@@ -164,8 +174,18 @@ def letter_at(text: Text, start: int, colon: bool) -> Choice | None:
         return Choice(AMBIGUOUS, after) if is_upper and letter != "I" and punctuated else None
     other = cues.ANOTHER_LETTER.match(low, after)
     if other and other.group(1).upper() in choices.letters and other.group(1).upper() != letter:
+        mark = low[after : after + 4].lstrip()[:1]
+        apart = {",": cues.OTHERS_WRONG, ";": cues.ANOTHER_SENTENCE}.get(mark)
+        if apart is None or not apart.match(low, other.end()):
+            return Choice(AMBIGUOUS, after)
+    if stop == ".":
+        named = after + 1 + (low[after + 1 : after + 2] == " ")
+        if EPITHET.match(raw, named):
+            own = own_text_at(text, named)
+            return Choice(letter, after) if own and own.letter == letter else None
+    if unfinished(low, after):
         return Choice(AMBIGUOUS, after)
-    if stop == "." and EPITHET.match(low, after + 1 + (low[after + 1 : after + 2] == " ")):
+    if not stop and opened and after == start + 1:  # "the answer is (C": cut off, perhaps within a word
         return None
     if letter in "AI" and not is_upper:  # "a" and "i" are words of their own
         strong = opened or after > start + 1 or stop in (":", ")") or (colon and stop in ("", "\n", "."))

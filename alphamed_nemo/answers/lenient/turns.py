@@ -1,0 +1,67 @@
+"""Where a response ends and something else begins: a base model goes on with a next question, and answers that too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from alphamed_nemo.answers.options import Choices
+from alphamed_nemo.answers.plain import normalise
+
+INTRODUCTION = 12  # words; before "Question:", no more than these introduce the question that was asked
+MOST = 8  # turns looked at
+STEM = 2000  # characters looked back for the beginning of a question that ends in a list of options
+
+_HEADING = re.compile(
+    r"\n[\s#*_>\[-]{0,8}+(?:(?:(?:New|Next|Another|The next) )?(?:[Qq]uestion|QUESTION|Q)s?"
+    r"(?: ?(?:[Nn]o\. ?|#)?\d{1,4})?[\])*_ ]{0,4}(?:[:.]|\n)|(?:Next|Another) question\b|Problem #?\d{1,4}\b"
+    r"|(?:Human|User|Instruction)\s?:|(?<=#) Instructions?\b)"
+)
+_TOKEN = re.compile(
+    r"<\|(?:im_start|start_header_id)\|>\s?(?:user|human|system)|<\|(?:endoftext|end_of_text|user|eot_id|im_end)\|>|\[INST\]"
+)
+_LIST = re.compile(r"\n[ *(]{0,4}+A[).:][ *]{1,4}(?=\S)")
+
+
+def before_turns(text: str, choices: Choices) -> Iterator[tuple[str, bool]]:
+    """What stands before each turn, and whether nothing after it counts even where this holds no answer."""
+    turns = []
+    if _may_have_heading(text):
+        turns += [turn.start() for turn in islice(_HEADING.finditer(text), MOST)]
+    if "|>" in text or "[INST]" in text:
+        turns += [turn.start() for turn in islice(_TOKEN.finditer(text), MOST)]
+    for start in sorted(turns):
+        head = text[:start].rstrip()
+        if head:
+            yield head, len(head.split(maxsplit=INTRODUCTION)) > INTRODUCTION
+    if "\n\n" not in text or ("?" not in text and "-old" not in text):
+        return
+    for entry in islice(_LIST.finditer(text), MOST):
+        stem = text[max(0, entry.start() - STEM) : entry.start()].rstrip()
+        begin = stem.rfind("\n\n")
+        patient = "-old" in stem[begin:]
+        if (
+            begin > 0
+            and (patient or "?" in stem[begin:])
+            and not _is_own(text[entry.end() : entry.end() + 200], choices)
+        ):
+            yield text[: max(0, entry.start() - STEM) + begin].rstrip(), patient and bool(choices.texts)
+
+
+def _may_have_heading(text: str) -> bool:
+    """A quick test, which most responses fail."""
+    return (
+        "uestion" in text
+        or "\nQ" in text
+        or "Human:" in text
+        or "User:" in text
+        or "Instruction" in text
+        or "Problem " in text
+    )
+
+
+def _is_own(entry: str, choices: Choices) -> bool:
+    """Whether a list that begins with `entry` is the list of the options that were asked about."""
+    own = choices.texts[0] if choices.texts else ""
+    return bool(own) and normalise(entry).startswith(own)
