@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,5 +110,5 @@ class Checkpoints:
             )
 
     def _compare(self, newest: Path) -> None:
-        stored = json.loads((newest / STATE).read_text()).get(KEY)
+        stored = checkpoint.read_state(newest).get(KEY)
         compare(stored, self.identity, self.cfg.run.accept_changes, newest)

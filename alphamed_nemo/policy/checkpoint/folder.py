@@ -33,7 +33,7 @@ from alphamed_nemo.policy.checkpoint.tensors import CheckpointError, on_rank0
 from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.weights.binding import unwrap
 
-__all__ = ["STATE", "CheckpointError", "best", "damage", "latest", "load", "passed_over", "prune", "save"]
+__all__ = ["STATE", "CheckpointError", "best", "damage", "latest", "load", "passed_over", "prune", "read_state", "save"]
 
 
 class Saved(Protocol):
@@ -117,11 +117,23 @@ def load(policy: Saved, folder: str | Path) -> dict[str, Any]:
         del loaded  # the optimizer's state once more
         HEAP.give_back()
         rng_state.restore((folder / RNG).read_bytes())
-        state = json.loads((folder / STATE).read_bytes())
+        return read_state(folder)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a file from elsewhere brings about
         raise CheckpointError(f"{folder}: {type(error).__name__}: {error}") from error
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state given to `save`, without the rest of the checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: {STATE}: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder}: {STATE} holds {type(state).__name__}, expected an object")
     return state
