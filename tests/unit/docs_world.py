@@ -49,7 +49,8 @@ PLACEHOLDERS = {
     "[--config runs/x/config.yaml]": "--config runs/my_run/config.yaml",
     "CASE…": "llama-tied",
     "[stubborn]": "stubborn",
-    "[torchrun]": "torchrun",
+    "[torchrun|ranks]": "torchrun",
+    "RANKS PORT MODULE ARGUMENT...": "2 29500 alphamed_nemo.grpo.worker runs/my_run/config.yaml",
 }
 
 TEMPLATE = (

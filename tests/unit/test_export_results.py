@@ -51,7 +51,7 @@ def test_a_result_goes_to_the_card_once_and_the_rest_of_it_stays(folder):
     assert update_card(folder.hf, folder.eval)
     after = card_of(folder)
     low, high = (100 * value for value in wilson(15, 20))
-    assert f"| medqa | 20 | 75.0 ({low:.1f} to {high:.1f}) |" in after and "| all | 40 | 75.0 (" in after
+    assert f"| medqa | 20 | 25.0 | 75.0 ({low:.1f} to {high:.1f}) |" in after and "| all | 40 | 25.0 | 75.0 (" in after
     assert "greedy, at most 48 new tokens, 0 of 40 responses without an answer, 7 tokens per response" in after
     assert f"evaluated {result.date}" in after and "not been evaluated" not in after
     assert before.split(BEGIN)[0].split("\n---\n")[1] == after.split(BEGIN)[0].split("\n---\n")[1]
@@ -81,7 +81,7 @@ def test_base_and_trained_are_compared_question_by_question(folder):
     test = mcnemar([one.majority_correct for one in trained.grades], [one.majority_correct for one in base.grades])
     assert (test.only_first, test.only_second) == (20, 0)
     text = " ".join(card_of(folder).split())
-    assert "| data set | questions | this model | base model |" in text
+    assert "| data set | questions | guessing | this model | base model |" in text
     assert "20 that only this model has right, 0 that only the base model has right (McNemar's exact test, " in text
     assert f"two-sided: p = {test.p:.2g})" in text
 

@@ -55,7 +55,7 @@ def test_the_limit_is_longer_than_what_rank_0_may_wait_for():
     cfg.rollout.max_num_seqs, cfg.rollout.request_timeout_s = 32, 100.0
     cfg.reward.max_batch, cfg.reward.retries, cfg.reward.request_timeout_s = 50, 1, 20.0
     cfg.run.component_timeout_s = 700.0
-    batch = 2 * 100.0 + 2 * 2 * (20.0 + 5.0)
+    batch = 2 * 100.0 + 2 * (1 + 2) * (20.0 + 5.0)  # tries for 1 + 1 limits, and the last one
     assert batch_s(cfg) == batch
     assert longest_wait(cfg).total_seconds() == batch + 700.0 + 2 * 100.0 + DISK_S
     cfg.grpo.max_sampling_rounds = 7

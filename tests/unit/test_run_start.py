@@ -33,6 +33,7 @@ def cfg(tmp_path: Path) -> Config:
     cfg.rollout.max_new_tokens, cfg.rollout.dtype, cfg.rollout.memory_gb = 48, "float32", 0.1
     cfg.data.prompt, cfg.data.chat_template = "tiny", False
     fill_paths(cfg)
+    cfg.grpo.questions_per_step = 8
     write_questions(embedded_bank(8, 0)[0], cfg.grpo.questions)
     return cfg
 

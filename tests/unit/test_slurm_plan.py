@@ -183,6 +183,7 @@ def tiny(cfg: Config) -> Config:
     cfg.parallel, cfg.rollout.tensor, cfg.rollout.max_new_tokens = ParallelConfig(), 1, 48
     cfg.data.prompt, cfg.data.chat_template = "tiny", False
     fill_paths(cfg)
+    cfg.grpo.questions_per_step = 8
     write_questions(embedded_bank(8, 0)[0], cfg.grpo.questions)
     return cfg
 
