@@ -167,7 +167,7 @@ def test_the_status_of_a_recipe_and_of_the_tests_is_passed_on(clone: Clone) -> N
         (["integration", "real", "-x"], "not nightly tests/integration tests/real -x"),
         (["slurm"], "not nightly tests/slurm"),
         (["image", "-s"], "not nightly tests/image -s"),
-        (["nightly"], "nightly tests/integration tests/real tests/slurm"),
+        (["nightly"], "nightly tests/unit tests/integration tests/real tests/slurm"),
         (["-k", "launch"], "not nightly tests/unit tests/integration tests/real tests/gpu -k launch"),
     ],
 )
