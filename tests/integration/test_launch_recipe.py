@@ -98,9 +98,15 @@ def test_metrics_reach_tensorboard_through_nemos_experiment_manager(
     assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
-def test_tensorboard_shows_no_step_twice_after_a_resume_from_an_earlier_step(tmp_path: Path) -> None:
+def test_tensorboard_shows_no_step_twice_after_a_resume_from_an_earlier_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.summary.writer import event_file_writer
+
     from alphamed_nemo.grpo.loggers import experiment_loggers
 
+    # TensorBoard reads files in the order of their names: second, process, and a number, which has one digit here.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     cfg = Config()
     cfg.run.dir = str(tmp_path)
     for attempt, steps in enumerate([(1, 2, 3, 4), (3, 4, 5), (4,)]):
