@@ -29,6 +29,7 @@ def test_a_recipe_in_a_folder_in_use_ends_with_status_2_and_names_the_owner(tmp_
     write_questions(embedded_bank(8, 0)[0], folder.subset)
     settings = [f"run.dir={tmp_path}", "run.name=mine", f"model.path={BASE}", "model.max_length=192"]
     settings += ["rollout.max_new_tokens=48", "label.max_new_tokens=48", f"label.questions={folder.subset}"]
+    settings += ["grpo.questions_per_step=8"]
     with hold(folder.lock, "train_grpo"):
         owner = json.loads(folder.lock.read_text())
         words = [sys.executable, ROOT / "recipes" / f"{recipe}.py", *settings]
