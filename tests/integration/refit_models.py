@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from alphamed_nemo.config import Config
@@ -82,7 +83,13 @@ class InProcess:
         self.version = "default"
         self.paused = False
 
-    def call(self, method: str, path: str, waiting_for: str, *, retry: bool = True, **request: Any) -> dict:
+    def call(
+        self, method: str, path: str, waiting_for: str, *, retry: bool = True, answer: Any = dict, **request: Any
+    ) -> Any:
+        """Decodes as the connection does."""
+        return msgspec.convert(self._called(path, **request), answer)
+
+    def _called(self, path: str, **request: Any) -> dict:
         body = request.get("json") or {}
         try:
             if path == "/weight_info":
