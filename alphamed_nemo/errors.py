@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 
 def one_line(error: BaseException) -> str:
@@ -13,21 +10,6 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return str(error).split("\n", 1)[0] or type(error).__name__
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Gives an error of writing its file: the system names one that cannot be opened, but none that is full.
-
-    Raises:
-        OSError: of the block, with `path`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class CheckpointError(RuntimeError):

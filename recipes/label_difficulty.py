@@ -24,7 +24,7 @@ from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import resumed, rollout_client, start_servers
+from alphamed_nemo.launch.servers import resumed, rollout_client
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +47,12 @@ def label_difficulty(cfg: Config, launcher: Launcher) -> None:
 
 def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Question]:
     """Asks the base model, with a progress bar."""
+    from transformers import AutoTokenizer  # torch, which takes seconds: once the settings are right
+
     model = check_model_folder(cfg.model.path, "model.path")
     check_lengths(cfg, questions, cfg.label.max_new_tokens, model)
-    start_servers(cfg, launcher, cfg.model.path, rewards=False)
-    from transformers import AutoTokenizer  # takes seconds, in which the server comes up
-
-    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     client = rollout_client(cfg, launcher, cfg.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     with counter("questions", len(questions)) as progress:
         out = RunFolder.of(cfg).labelling
         return resumed(launcher, lambda: label_questions(questions, client, tokenizer, cfg, out, progress))

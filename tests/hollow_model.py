@@ -11,6 +11,16 @@ from typing import Any
 from alphamed_nemo.families import dimensions
 from alphamed_nemo.weight_files import BYTES
 
+SMALL_LLAMA = {  # the keys that decide its tensors
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 4,
+    "vocab_size": 1024,
+}
+
 
 def write_hollow(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16") -> None:
     """A file of these tensors, all zeros; a hole in a file takes no space."""

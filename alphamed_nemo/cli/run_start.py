@@ -7,9 +7,7 @@ may run beside a training.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +18,8 @@ from alphamed_nemo.cli.preflight import check_training
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.limits import setting
-from alphamed_nemo.config.run_folder import STATE, RunFolder
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.grpo.identity import KEY, compare, identity
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.run_lock import check_free, hold
@@ -96,14 +95,12 @@ def check_resume(cfg: Config) -> None:
     Raises:
         ValueError: it is of another run.
     """
-    found = re.compile(r"step_(\d+)")
-    steps = {int(m[1]): path for path in RunFolder.of(cfg).checkpoints.glob("*") if (m := found.fullmatch(path.name))}
-    for _, path in sorted(steps.items(), reverse=True):
+    for path in reversed(manifest.checkpoints_in(RunFolder.of(cfg).checkpoints)):
         if manifest.damage(path, checksums=False):  # which of them are whole is the trainer's to say
             continue
         try:
-            stored = json.loads((path / STATE).read_text()).get(KEY)
-        except (OSError, ValueError, AttributeError):
+            stored = manifest.read_state(path).get(KEY)
+        except CheckpointError:
             continue
         from transformers import AutoTokenizer
 

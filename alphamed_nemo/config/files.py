@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.config.private import write_private
 from alphamed_nemo.config.schema import Config
 from alphamed_nemo.config.scrub import scrub
@@ -77,10 +78,8 @@ def write_config(cfg: Config, path: Path) -> None:
     values = dataclasses.asdict(cfg)
     for section, name in SECRETS:
         values[section][name] = ""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    write_private(temporary, yaml.safe_dump(scrub(values), sort_keys=False))
-    temporary.replace(path)
+    with whole_file(path) as part:
+        write_private(part, yaml.safe_dump(scrub(values), sort_keys=False))
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -8,16 +8,15 @@ form that has one meaning (`cells.py`, `answer_key.py`); the rest is refused wit
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.data.answer_key import key_of
 from alphamed_nemo.data.cells import Options, Unusable, level_of, metadata_of, options_of, paragraphs_of, text
 from alphamed_nemo.data.question import LETTERS, Question
 from alphamed_nemo.data.text_files import parse_json, read_text
-from alphamed_nemo.errors import writing
 
 REQUIRED = ("id", "stem", "options", "answer")
 _FIELDS = {field.name for field in fields(Question)}
@@ -51,11 +50,9 @@ def write_questions(questions: Iterable[Question], path: str | Path) -> None:
     """
     path = Path(path)
     _check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = [asdict(question) | {"options": list(question.options)} for question in questions]
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     if path.suffix == ".jsonl":
-        with writing(part):
+        with whole_file(path) as part:
             part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
         import pyarrow
@@ -67,8 +64,8 @@ def write_questions(questions: Iterable[Question], path: str | Path) -> None:
             + [("context", pyarrow.string()), ("level", pyarrow.int32()), ("metadata", pyarrow.string())]
         )
         rows = [row | {"metadata": json.dumps(row["metadata"], ensure_ascii=False)} for row in rows]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part)
-    part.replace(path)
+        with whole_file(path) as part:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part)
 
 
 def _check_suffix(path: Path) -> None:

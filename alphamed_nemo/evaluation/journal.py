@@ -13,9 +13,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from alphamed_nemo.config.file_writing import writing
 from alphamed_nemo.config.private import owner_only
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.errors import writing
 from alphamed_nemo.provenance import NAME as PROVENANCE
 
 log = logging.getLogger(__name__)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, average_at_n, mcnemar, wilson
 
@@ -164,10 +164,8 @@ class EvaluationResult:
 
     def write(self, path: Path) -> None:
         """Writes the file in one step: it is never seen half-written."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(self.to_json()), indent=1) + b"\n")
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(self.to_json()), indent=1) + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> EvaluationResult:

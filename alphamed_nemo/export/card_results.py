@@ -6,7 +6,6 @@ The card's section of results lies between two comments, so that it can be writt
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from alphamed_nemo import provenance
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.evaluation.result import EMPTY, EvaluationResult, Summary, percent
 from alphamed_nemo.export import leaks, markdown
 from alphamed_nemo.policy.checkpoint import manifest
@@ -154,9 +154,8 @@ def update_card(folder: Path, evaluations: Path) -> bool:
         if after == before:
             return changed
         _check(folder, origin, after)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(after, encoding="utf-8")
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_text(after, encoding="utf-8")
         changed = True
 
 

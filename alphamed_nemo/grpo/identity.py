@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from alphamed_nemo import user_code
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.config.files import known_settings
 from alphamed_nemo.config.limits import setting
 from alphamed_nemo.config.resuming import PLACES, TOKENIZER, on_resume
@@ -158,10 +158,8 @@ def _hashes(files: list[Path], cache: Path) -> list[str]:
         fresh = dict(zip(unread, pool.map(lambda name: digest(Path(name)), unread), strict=True))
     entries = {name: [*mark, fresh.get(name) or known[name][-1]] for name, mark in marks.items()}
     if fresh:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(entries))
-        temporary.replace(cache)
+        with whole_file(cache) as part:
+            part.write_text(json.dumps(entries))
     return [entry[-1] for entry in entries.values()]
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.grpo.collect import Collected
 
@@ -75,12 +76,10 @@ class RunRecord:
                 log.warning("%s, line %d: no row of metrics, dropped", self.path, number)
             elif found <= step:
                 kept.append(line + b"\n")
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with whole_file(self.path) as part, part.open("wb") as file:
             file.writelines(kept)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.path)
 
     def _write_samples(self, step: int, collected: Collected) -> None:
         rows: list[dict] = []

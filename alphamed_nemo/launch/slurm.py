@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from alphamed_nemo.config.private import write_private
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.launch.allocation import Allocation, check_allocation
 from alphamed_nemo.launch.components import Component, reward_server, server
+from alphamed_nemo.policy.checkpoint.manifest import checkpoints_in, step_of
 from alphamed_nemo.rollout.vllm_command import vllm_command
 
 log = logging.getLogger(__name__)
@@ -227,10 +227,8 @@ def is_complete(cfg: Config) -> bool:
     folder = RunFolder.of(cfg)
     if not folder.done.exists():
         return False
-    saved = [
-        int(match[1]) for path in folder.checkpoints.glob("step_*") if (match := re.fullmatch(r"step_(\d+)", path.name))
-    ]
-    if max(saved, default=0) >= cfg.grpo.steps:
+    saved = checkpoints_in(folder.checkpoints)
+    if saved and step_of(saved[-1]) >= cfg.grpo.steps:
         return True
     folder.done.unlink()
     return False

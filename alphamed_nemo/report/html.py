@@ -10,8 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.errors import writing
 from alphamed_nemo.report.figures import (
     Figure,
     accuracies,
@@ -240,9 +240,6 @@ def _templates() -> Environment:
 
 
 def _write(path: Path, page: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with writing(temporary):
-        temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as part:
+        part.write_text(page, encoding="utf-8")
     return path

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.errors import writing
 from alphamed_nemo.report.run_data import read_object, read_run
 
 PACKAGES = (
@@ -72,8 +72,6 @@ def write_summary(run_dir: Path, stage_seconds: Mapping[str, float] | None = Non
         "versions": versions(),
         "cpus": os.cpu_count(),
     }
-    temporary = folder.summary.with_suffix(".tmp")
-    with writing(temporary):
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(folder.summary)
+    with whole_file(folder.summary) as part:
+        part.write_text(json.dumps(summary, indent=2) + "\n")
     return folder.summary

@@ -88,7 +88,9 @@ def test_the_forgeries_are_ones(forged, name):
         torch.load(folder / "rng.pt", weights_only=False)
     else:
         pickle.loads((folder / ".metadata").read_bytes())
-    (folder.parent / "executed").unlink()
+    executed = folder.parent / "executed"
+    assert executed.exists()
+    executed.unlink()
 
 
 class Recipe:

@@ -22,18 +22,9 @@ from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
-from tests.hollow_model import write_hollow, write_hollow_model
+from tests.hollow_model import SMALL_LLAMA, write_hollow, write_hollow_model
 
-MODEL = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "num_hidden_layers": 4,
-    "vocab_size": 1024,
-    "max_position_embeddings": 256,
-}
+MODEL = SMALL_LLAMA | {"max_position_embeddings": 256}
 QUESTION = Question("q1", "clinic", "Which drug treats it?", ("one", "two", "three"), "A", level=1)
 TOKENIZER = build_tokenizer()
 

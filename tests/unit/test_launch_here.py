@@ -14,16 +14,7 @@ from alphamed_nemo.cli import here
 from alphamed_nemo.cli.here import check_cores, check_gpus, check_memory, check_servers, check_url
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.components import free_port
-
-MODEL = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "num_hidden_layers": 4,
-    "vocab_size": 1024,
-}
+from tests.hollow_model import SMALL_LLAMA
 
 
 @pytest.fixture
@@ -85,10 +76,10 @@ def test_engines_that_memory_cannot_hold_are_refused_with_the_sum(cfg: Config) -
     parameters = layers * layer + 2 * vocabulary * hidden + hidden
     cfg.rollout.engines, cfg.rollout.memory_gb = 3, 0.5
     needed = 3 * (4 * parameters + 2**29) + 16 * parameters
-    check_memory(cfg, MODEL, needed)
+    check_memory(cfg, SMALL_LLAMA, needed)
     with pytest.raises(ValueError, match=r"^rollout\.engines: 3 engines with rollout\.memory_gb=0\.5 take 1\.5 GiB"):
-        check_memory(cfg, MODEL, needed - 1)
-    check_memory(cfg, MODEL, needed - 1, trains=False)
+        check_memory(cfg, SMALL_LLAMA, needed - 1)
+    check_memory(cfg, SMALL_LLAMA, needed - 1, trains=False)
 
 
 def test_memory_is_the_containers_where_that_is_less(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +115,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 def test_a_run_on_this_machine_asks_for_all_of_it(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "cuda_is_available", lambda: False)
-    here.check_here(cfg, MODEL)
+    here.check_here(cfg, SMALL_LLAMA)
     cfg.rollout.memory_gb = 1e9
     with pytest.raises(ValueError, match=r"^rollout\.engines: "):
-        here.check_here(cfg, MODEL)
+        here.check_here(cfg, SMALL_LLAMA)

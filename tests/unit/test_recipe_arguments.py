@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from alphamed_nemo.cli.recipe import RANKS, composed, forget_ranks, guarded, quoted
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.file_writing import writing
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.errors import one_line, writing
+from alphamed_nemo.errors import one_line
 from alphamed_nemo.evaluation.journal import Journal
 from alphamed_nemo.report.html import build_report
 

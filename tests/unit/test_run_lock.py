@@ -157,7 +157,7 @@ def test_without_locks_a_living_process_of_this_node_owns_it_and_a_dead_one_does
 def test_without_locks_a_later_process_with_the_number_of_the_owner_is_not_the_owner(lock, no_locks):
     left_behind(lock, ticks=Owner.here("").ticks - 1)
     with hold(lock, "train_grpo"):
-        pass
+        assert named(lock) == Owner.here("train_grpo")
 
 
 def test_without_locks_an_owner_on_another_node_is_taken_to_be_alive(lock, no_locks):

@@ -28,7 +28,7 @@ from alphamed_nemo.config.run_folder import STATE
 from alphamed_nemo.policy.checkpoint import manifest, optimizer_state, rng_state
 from alphamed_nemo.policy.checkpoint import tensors as checkpoint_tensors
 from alphamed_nemo.policy.checkpoint.kept import best, damage, latest, passed_over, prune
-from alphamed_nemo.policy.checkpoint.manifest import RNG
+from alphamed_nemo.policy.checkpoint.manifest import RNG, read_state
 from alphamed_nemo.policy.checkpoint.tensors import CheckpointError, on_rank0
 from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.weights.binding import unwrap
@@ -122,21 +122,6 @@ def load(policy: Saved, folder: str | Path) -> dict[str, Any]:
         raise
     except Exception as error:  # whatever a file from elsewhere brings about
         raise CheckpointError(f"{folder}: {type(error).__name__}: {error}") from error
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """The state given to `save`, without the rest of the checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    try:
-        state = json.loads((folder / STATE).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: {STATE}: {type(error).__name__}: {error}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{folder}: {STATE} holds {type(state).__name__}, expected an object")
-    return state
 
 
 def _as_json(state: dict[str, Any]) -> bytes:

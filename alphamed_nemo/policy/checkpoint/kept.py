@@ -5,7 +5,6 @@ One that is not as it was written is passed over by name. It counts for nothing,
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from alphamed_nemo.config.run_folder import STATE
 from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.policy.checkpoint.manifest import checkpoints_in, step_of
@@ -75,8 +73,8 @@ def best(folder: str | Path, among: Collection[Path] | None = None) -> Path | No
     scored = []
     for path in _whole(Path(folder)) if among is None else among:
         try:
-            reward = json.loads((path / STATE).read_bytes()).get("reward")
-        except (OSError, ValueError, AttributeError, RecursionError):  # damaged, which is for `latest` to say
+            reward = manifest.read_state(path).get("reward")
+        except CheckpointError:  # damaged, which is for `latest` to say
             continue
         if isinstance(reward, float | int) and math.isfinite(reward):
             scored.append((reward, step_of(path), path))

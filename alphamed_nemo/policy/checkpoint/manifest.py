@@ -110,6 +110,21 @@ def read(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state given to `save`, without the rest of the checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: {STATE}: {type(error).__name__}: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{folder}: {STATE} holds {type(state).__name__}, expected an object")
+    return state
+
+
 def damage(folder: Path, checksums: bool = True, share: tuple[int, int] = (0, 1)) -> list[str]:
     """What is wrong with a checkpoint: one sentence for each file that is missing or differs; empty where it is whole.
 
