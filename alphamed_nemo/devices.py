@@ -10,6 +10,9 @@ from pathlib import Path
 
 DRIVER = "libcuda.so.1"
 
+# Dense peaks of NVIDIA's data sheets (SXM), by a word of the card's name.
+BF16_TFLOPS = {"h100": 989.0, "h200": 989.0}
+
 
 @cache
 def cuda_is_available() -> bool:

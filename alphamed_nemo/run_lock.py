@@ -29,6 +29,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
+from alphamed_nemo.config.file_writing import writing
+
 NODE_ONLY = {"localflock", "nolock", "local_lock=all", "local_lock=flock"}  # mount options
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 NAMELESS_S = 5.0  # a lock whose file names nobody is only being looked at, or about to be named
@@ -120,7 +122,8 @@ def hold(path: Path, what: str) -> Iterator[None]:
         ) from error
     try:
         _take(handle, path)
-        _write(handle, json.dumps(asdict(Owner.here(what))))
+        with writing(path):
+            _write(handle, json.dumps(asdict(Owner.here(what))))
         try:
             yield
         finally:

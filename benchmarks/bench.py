@@ -5,6 +5,7 @@ trl       the same step in TRL's GRPOTrainer, in turn with ours
 real      a step of SmolLM2-135M, its time and memory, in turn with TRL's; half an hour
 ceiling   the policy's training step beside its bare matrix products
 refit     Megatron's shards to vLLM serving them, beside a copy of the bytes
+exchange  what one driver takes of a large run's tokens, beside stand-in servers
 reward    grading, alone and through the server
 sampling  labelling and evaluation: share of the time in which vLLM works
 scaling   the step against samples, response length, model size and cores
@@ -32,10 +33,11 @@ import torch
 
 from alphamed_nemo.config import Config, ParallelConfig
 from alphamed_nemo.config.choices import Dtype
-from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_server
+from alphamed_nemo.launch.components import KEEP_FREED_MEMORY, free_port, rollout_servers
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.processor import this_processor
 from benchmarks import real_model
+from benchmarks.exchange import measure_exchange
 from benchmarks.figure import draw
 from benchmarks.measure import Row, machine, table, write
 from benchmarks.peers import measure_trl, trl_python, write_prompts
@@ -55,8 +57,10 @@ ONE_RANK = Layout("one rank", ParallelConfig(), 1)
 REFITS: tuple[tuple[str, Dtype, tuple[Layout, ...]], ...] = (
     ("7M", "float32", (ONE_RANK, SHARDED)),
     ("135M", "float32", (ONE_RANK, SHARDED)),
+    ("135M", "bfloat16", (ONE_RANK,)),
     ("1B", "bfloat16", (ONE_RANK,)),
 )
+REFIT_PARTS = ("source", "carrier", "load", "calls", "memcpy")
 PHASES = ("generation", "reward", "old_logprobs", "training", "refit", "other")
 
 
@@ -186,17 +190,20 @@ class Bench:
             cfg = self.config(dtype, ONE_RANK, model)
             cfg.rollout.memory_gb = 0.1  # nothing is sampled
             with Launcher(self.folder / f"refit-{model}") as launcher:
-                launcher.start(rollout_server(cfg, cfg.model.path))
-                launcher.wait_ready("vllm")
+                (vllm,) = rollout_servers(cfg, cfg.model.path)
+                launcher.start(vllm)
+                launcher.wait_ready(vllm.name)
                 for layout in layouts:
                     before = _engine_memory("VmRSS", reset_peak=True)
                     found = self._refit_in(layout.parallel, cfg)
                     grown = [(_engine_memory("VmHWM") - before) / found["bytes"]]
                     name = f"refit, {model} {dtype}, {layout.name}"
-                    speed = [found["bytes"] / seconds / 1e9 for seconds in found["seconds"]]
-                    times = [s / c for s, c in zip(found["seconds"], found["memcpy_seconds"], strict=True)]
-                    rows += [Row(name, "s", found["seconds"]), Row(f"{name}: speed", "GB/s", speed)]
-                    target = "" if model == "7M" else "at most 3"
+                    whole, *parts = (found["seconds"][part] for part in ("whole", *REFIT_PARTS))
+                    times = [s / c for s, c in zip(whole, found["seconds"]["memcpy"], strict=True)]
+                    rows.append(Row(name, "s", whole))
+                    rows += [Row(f"{name}: {part}", "s", own) for part, own in zip(REFIT_PARTS, parts, strict=True)]
+                    rows.append(Row(f"{name}: speed", "GB/s", [found["bytes"] / seconds / 1e9 for seconds in whole]))
+                    target = "" if model == "7M" else "at most 10"
                     rows.append(Row(f"{name}: over memcpy of the same bytes", "×", times, target))
                     grows = f"{name}: vLLM's memory above what it serves with"
                     note = "its first refit" if layout is layouts[0] else "after other refits"
@@ -205,7 +212,9 @@ class Bench:
 
     def _refit_in(self, parallel: ParallelConfig, cfg: Config) -> dict:
         words = ["benchmarks.refit", cfg.model.path, cfg.model.dtype, parallel.tensor, parallel.pipeline]
-        return self._on_ranks(parallel.world_size, [*words, cfg.rollout.url, self.repeats], {KEY: cfg.rollout.api_key})
+        return self._on_ranks(
+            parallel.world_size, [*words, cfg.rollout.urls[0], self.repeats], {KEY: cfg.rollout.api_key}
+        )
 
     def _on_ranks(self, ranks: int, words: list, env: dict[str, str]) -> dict:
         """What a module writes as JSON into the file that its last argument names, run under torchrun."""
@@ -223,6 +232,9 @@ class Bench:
         if done.returncode:
             raise RuntimeError(f"{words[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return json.loads(out.read_text())
+
+    def exchange(self) -> list[Row]:
+        return measure_exchange(self.repeats)
 
     def reward(self) -> list[Row]:
         return measure_reward(self.repeats)

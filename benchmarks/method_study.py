@@ -29,7 +29,8 @@ from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import rollout_client
+from alphamed_nemo.launch.servers import rollout_pool
+from alphamed_nemo.rollout.connection import connect
 from alphamed_nemo.rollout.refit import WeightTransfer
 from alphamed_nemo.rollout.update_manifest import read_manifest
 
@@ -47,7 +48,8 @@ VARIANTS = {
 
 
 def train(out: Path, run: str, questions: Path, settings: list[str]) -> None:
-    words = ["experiment=tiny", f"run.dir={out}", f"run.name={run}", f"grpo.questions={questions}", *settings]
+    words = ["experiment=tiny", f"run.dir={out}", f"run.name={run}", f"grpo.questions={questions}"]
+    words += ["validate.every=0", *settings]
     words += [f"grpo.steps={STEPS}", f"grpo.save_every={EVERY}", "grpo.keep_checkpoints=100", "run.loggers=[]"]
     words += [f"grpo.questions_per_step={QUESTIONS}"]
     subprocess.run([sys.executable, ROOT / "recipes" / "train_grpo.py", *words], cwd=ROOT, check=True)
@@ -56,14 +58,14 @@ def train(out: Path, run: str, questions: Path, settings: list[str]) -> None:
 def evaluate(out: Path, run: str, questions: list) -> dict[int, dict[str, float]]:
     """Shares of right answers by step of every checkpoint of a run, greedy and sampled; step 0 is the base model."""
     cfg = load_config(out / run / "config.yaml")
-    cfg.rollout.url = ""
+    cfg.rollout.urls = []
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     prompts = [encode_prompt(question, tokenizer, cfg.data) for question in questions]
     found = {}
     with Launcher(out / run / "logs" / "study") as launcher:
-        client = rollout_client(cfg, launcher, cfg.model.path)
+        pool = rollout_pool(cfg, launcher, cfg.model.path)
         manifest = read_manifest(cfg.model.path)
-        transfer = WeightTransfer(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, manifest)
+        transfer = WeightTransfer(connect(cfg.rollout), cfg.rollout, manifest)
         for step in range(0, STEPS + 1, EVERY):
             if step:
                 cfg.export.checkpoint = str(out / run / "checkpoints" / f"step_{step}")
@@ -73,7 +75,7 @@ def evaluate(out: Path, run: str, questions: list) -> dict[int, dict[str, float]
                 transfer.refit(iter(load_file(Path(cfg.export.out) / "model.safetensors").items()), step)
             found[step] = {}
             for how, n, temperature in (("greedy", 1, 0.0), ("sampled", SAMPLES, 1.0)):
-                groups = client.generate(prompts, n, temperature, 1.0, cfg.rollout.max_new_tokens, seed=1)
+                groups = pool.generate(prompts, n, temperature, 1.0, cfg.rollout.max_new_tokens, seed=1)
                 answers = [
                     extract_answer(rollout.text, question.options) == question.answer
                     for question, group in zip(questions, groups, strict=True)

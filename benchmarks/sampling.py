@@ -13,26 +13,28 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.evaluation.engine import evaluate
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import rollout_client
-from alphamed_nemo.rollout.client import RolloutClient
-from alphamed_nemo.rollout.completion import Choice
+from alphamed_nemo.launch.servers import rollout_pool
+from alphamed_nemo.rollout.connection import connect
+from alphamed_nemo.rollout.pool import RolloutPool
+from alphamed_nemo.rollout.sampling import Request, Sampling
+from alphamed_nemo.rollout.types import Rollout
 from benchmarks.measure import Row
 from benchmarks.workload import TOKENIZER
 
 QUESTIONS = 800
 
 
-class Watched(RolloutClient):
+class Watched(RolloutPool):
     """Notes when requests are under way; from the thread of each."""
 
     def __init__(self, *args) -> None:
         super().__init__(*args)
         self.requests: list[tuple[float, float]] = []
 
-    def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[Choice]:
+    def _sample(self, request: Request, sampling: Sampling, version: int) -> list[list[Rollout]]:
         started = time.perf_counter()
         try:
-            return super()._choices(body, waiting_for, n, headers)
+            return super()._sample(request, sampling, version)
         finally:
             self.requests.append((started, time.perf_counter()))
 
@@ -55,18 +57,18 @@ def measure_sampling(repeats: int) -> list[Row]:
     questions, *_ = embedded_bank(QUESTIONS, 0)
     shares: dict[str, list[float]] = {"labelling": [], "evaluation": []}
     with tempfile.TemporaryDirectory() as name, Launcher(Path(name)) as launcher:
-        rollout_client(cfg, launcher, cfg.model.path).warm_up()
+        rollout_pool(cfg, launcher, cfg.model.path).warm_up()
         for repeat in range(repeats + 1):
             for stage, found in shares.items():
-                client = Watched(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
+                pool = Watched(connect(cfg.rollout), cfg.rollout)
                 out = Path(name) / f"{stage}-{repeat}.json"
                 started = time.perf_counter()
                 tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
                 if stage == "labelling":
-                    label_questions(questions, client, tokenizer, cfg, out)
+                    label_questions(questions, pool, tokenizer, cfg, out)
                 else:
-                    evaluate(questions, client, tokenizer, cfg, "model", out)
+                    evaluate(questions, pool, tokenizer, cfg, "model", out)
                 if repeat:  # the first warms up
-                    found.append(100 * client.seconds() / (time.perf_counter() - started))
+                    found.append(100 * pool.seconds() / (time.perf_counter() - started))
     note = f"{QUESTIONS} questions to the tiny model, server already up"
     return [Row(f"{stage}: vLLM at work", "% of wall time", found, "95", note) for stage, found in shares.items()]

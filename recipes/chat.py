@@ -4,7 +4,7 @@
     ./run chat run.name=medqa # a run's released folder
     ./run chat evaluate.model=<Llama-3.1-8B-Instruct> evaluate.temperature=0.7
 
-An empty line asks one of the run's held-out questions and then gives the correct answer. Ctrl-D ends.
+An empty line asks one of the run's held-out questions and then gives the correct answer. Ctrl-D, or `exit`, ends.
 """
 
 from __future__ import annotations
@@ -25,17 +25,24 @@ from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt, prompt_frame, uses_chat_template
 from alphamed_nemo.data.question import Question
 
-HINT = "Type a question with its options, or press Enter for a held-out one; Ctrl-D ends."
+HINT = "Type a question with its options, or press Enter for a held-out one; Ctrl-D or exit ends."
 
 
 def chat(cfg: Config, console: Console) -> None:
-    """Answers what is typed until the terminal says end of file.
+    """Answers what is typed until the terminal says end of file, or `exit`.
 
     Raises:
         ValueError: there is no complete model folder.
     """
+    released = RunFolder.of(cfg).hf
+    if Path(cfg.evaluate.model) == released and not released.is_dir():
+        raise ValueError(
+            f"there is no trained model in {released} yet: ./run quickstart trains one; or name another run "
+            "(run.name=...) or any model folder (evaluate.model=...)"
+        )
     check_model_folder(cfg.evaluate.model, "evaluate.model", built=False)
     ask_as_trained(cfg)
+    console.print(f"loading PyTorch and {cfg.evaluate.model} …", soft_wrap=True)
     import torch  # takes seconds; a folder that is not there is found before
     from transformers import AutoTokenizer, GenerationConfig, TextStreamer
 
@@ -55,11 +62,13 @@ def chat(cfg: Config, console: Console) -> None:
     before, after = prompt_frame(tokenizer, cfg.data)
     special = not uses_chat_template(tokenizer, cfg.data)
     heldout = heldout_questions(cfg)
-    console.print(f"{cfg.evaluate.model}. {HINT}")
+    console.print(HINT)
     while True:
         try:
             text = console.input("\n> ").strip()
         except EOFError:
+            return
+        if text in ("exit", "quit"):
             return
         question = None if text else next(heldout, None)
         if question:

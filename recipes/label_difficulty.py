@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 
-from alphamed_nemo.cli.here import check_cores, check_servers
+from alphamed_nemo.cli.here import check_serving
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_questions
-from alphamed_nemo.cli.progress import counter
+from alphamed_nemo.cli.progress import Waiting, counter
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.cli.run_start import owned
 from alphamed_nemo.config import Config
@@ -24,7 +24,7 @@ from alphamed_nemo.data.subsets import choose, draw_subset
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import resumed, rollout_client
+from alphamed_nemo.launch.servers import resumed, rollout_pool, watched
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +51,18 @@ def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Q
 
     model = check_model_folder(cfg.model.path, "model.path")
     check_lengths(cfg, questions, cfg.label.max_new_tokens, model)
-    client = rollout_client(cfg, launcher, cfg.model.path)
+    pool = rollout_pool(cfg, launcher, cfg.model.path)
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     with counter("questions", len(questions)) as progress:
-        out = RunFolder.of(cfg).labelling
-        return resumed(launcher, lambda: label_questions(questions, client, tokenizer, cfg, out, progress))
+        out, on_progress = RunFolder.of(cfg).labelling, watched(launcher, progress)
+        return resumed(cfg, launcher, lambda: label_questions(questions, pool, tokenizer, cfg, out, on_progress))
 
 
 @recipe("label_difficulty")
 def main(cfg: Config) -> None:
-    check_servers(cfg, rewards=False)
-    check_cores(cfg, trains=False)
+    check_serving(cfg, cfg.model.path)
     announce_processor(cfg)
-    with owned(cfg, "label_difficulty") as folder, Launcher(folder.logs) as launcher:
+    with owned(cfg, "label_difficulty") as folder, Launcher(folder.logs, Waiting()) as launcher:
         label_difficulty(cfg, launcher)
 
 

@@ -1,7 +1,7 @@
 """The paper's whole pipeline in miniature, on two CPU cores; every part is the one that a cluster runs.
 
     ./run quickstart  # a tiny base model on an invented clinic
-    ./run quickstart experiment=smollm2  # a real model on real questions (made by recipes/fetch_smollm2.py)
+    ./run quickstart experiment=smollm2 run.name=smollm2  # a real model (recipes/fetch_smollm2.py), real questions
     ./run quickstart grpo.steps=10 parallel.tensor=1
 
 1. takes the base model and writes the questions that come with the project
@@ -28,7 +28,7 @@ from train_grpo import train_grpo
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.here import check_here
 from alphamed_nemo.cli.preflight import check_run, check_training
-from alphamed_nemo.cli.progress import Stages
+from alphamed_nemo.cli.progress import Stages, Waiting
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.cli.run_start import own_quickstart
 from alphamed_nemo.clinic.corpus import FORCED_PREFIX
@@ -37,7 +37,7 @@ from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.fetch import smollm2
 from alphamed_nemo.launch.components import announce_processor
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import start_servers
+from alphamed_nemo.launch.servers import start_servers, stop_rollout_servers
 
 
 def quickstart(cfg: Config) -> None:
@@ -51,8 +51,10 @@ def quickstart(cfg: Config) -> None:
 
 def run_stages(cfg: Config, folder: RunFolder) -> None:
     stages, console = Stages(7), Console(highlight=False)
-    with Launcher(folder.logs) as launcher:
+    with Launcher(folder.logs, Waiting()) as launcher:
         start_servers(cfg, launcher, cfg.model.path)
+        about = f"starting vLLM and the reward server, loading PyTorch and Megatron-Core; logs: {folder.logs}"
+        console.print(about, soft_wrap=True)
         from alphamed_nemo.export.convert import convert_to_hf  # torch and Megatron: seconds, in which they come up
 
         with stages.stage("Prepare", f"questions ({cfg.data.source})"):
@@ -65,15 +67,15 @@ def run_stages(cfg: Config, folder: RunFolder) -> None:
         with stages.stage("Train", f"GRPO, {cfg.parallel.world_size} ranks"):
             check_training(cfg)
             train_grpo(cfg, launcher)
-        launcher.stop("vllm")
+        stop_rollout_servers(cfg, launcher)
         with stages.stage("Convert", "to Hugging Face"):
             convert_to_hf(cfg)
         with stages.stage("Evaluate the trained model", "the converted folder, in a fresh vLLM"):
-            cfg.rollout.url = ""
             evaluate(with_evaluation(cfg, cfg.export.out, "trained"), launcher)
     with stages.stage("Report"):
         page = report(cfg, stages.seconds)
-    console.print(f"report: {page}\nmodel:  {cfg.export.out}\nrun:    {folder.root}")
+    console.print(f"report: {page}\nmodel:  {cfg.export.out}\nrun:    {folder.root}", soft_wrap=True)
+    console.print(f"talk to the model: ./run chat run.name={cfg.run.name}", soft_wrap=True)
 
 
 def with_evaluation(cfg: Config, model: str, label: str, force_prefix: str = "") -> Config:

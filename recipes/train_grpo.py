@@ -3,15 +3,15 @@
     python recipes/train_grpo.py experiment=tiny
     python recipes/train_grpo.py model.path=... parallel.tensor=2 parallel.pipeline=2 grpo.steps=40
 
-Three components: the vLLM server, the reward server, and the trainer's ranks (alphamed_nemo/grpo/trainer.py has the
-loop). A server whose url is set already runs and is used as it is.
+Its components: vLLM servers, the reward server, and the trainer's ranks (alphamed_nemo/grpo/trainer.py has the loop).
+Servers whose URLs are set already run and are used as they are.
 """
 
 from __future__ import annotations
 
 from alphamed_nemo.cli.here import check_here
 from alphamed_nemo.cli.preflight import check_run
-from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower
+from alphamed_nemo.cli.progress import GrpoProgress, MetricsFollower, Waiting
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.cli.run_start import keep_config, training
 from alphamed_nemo.config import Config
@@ -27,19 +27,19 @@ def train_grpo(cfg: Config, launcher: Launcher) -> None:
     Starts what does not run yet, and leaves the servers running for the caller.
     """
     folder = RunFolder.of(cfg)
-    with GrpoProgress(cfg.grpo.steps) as progress:
+    if not cfg.grpo.replay:
         start_servers(cfg, launcher, cfg.model.path)
-        progress.say(f"starting the servers ({folder.logs})")
         wait_ready(launcher)
-
+    with GrpoProgress(cfg.grpo.steps, servers=cfg.rollout.servers) as progress:
         keep_config(cfg)
         launcher.start(trainer(cfg))
-        progress.say("starting the trainer, which loads the model and gives its weights to the server")
+        progress.say("starting the trainer, which loads the model and gives its weights to the servers")
         follower = MetricsFollower(folder.metrics)
 
         def show_new_steps() -> None:
             for row in follower.new_rows():
                 progress.update(row)
+            progress.still(lambda: f"the trainer: {launcher.doing('trainer')}")
 
         launcher.wait("trainer", show_new_steps)
 
@@ -48,7 +48,7 @@ def train_grpo(cfg: Config, launcher: Launcher) -> None:
 def main(cfg: Config) -> None:
     check_here(cfg, check_run(cfg))
     announce_processor(cfg)
-    with training(cfg, "train_grpo") as folder, Launcher(folder.logs) as launcher:
+    with training(cfg, "train_grpo") as folder, Launcher(folder.logs, Waiting()) as launcher:
         train_grpo(cfg, launcher)
 
 

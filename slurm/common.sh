@@ -5,7 +5,7 @@
 #   run_recipe NAME [SETTING=VALUE ...]       one stage, as one step on one node
 #
 # Both submit themselves where there is no job: `slurm/grpo_8b.sh --time=08:00:00 grpo.steps=100`. Words that start
-# with - go to sbatch, the others to the recipe. --dry-run prints what a training job would run, and submits nothing.
+# with - go to sbatch, the others to the recipe. --dry-run prints what a job would run, and submits nothing.
 
 if [[ -f ${ALPHAMED_SITE:=slurm/site.env} ]]; then
     set -a
@@ -28,6 +28,7 @@ die() { # STATUS MESSAGE
 submit() { # SCRIPT [WORD ...]
     local script=$1 word options=() settings=()
     shift
+    check_mounts
     if ! command -v sbatch >/dev/null; then die 2 "no sbatch here; submit on a machine that has Slurm's commands"; fi
     for word in "$@"; do
         case $word in
@@ -40,34 +41,42 @@ submit() { # SCRIPT [WORD ...]
     exec sbatch "${options[@]}" "$script" "${settings[@]}"
 }
 
-dry_run() { # SCRIPT EXPERIMENT [WORD ...]
-    local script=$1 word nodes gpus settings=()
+dry_run() { # SCRIPT EXPERIMENT STAGE [WORD ...]: EXPERIMENT may be empty; STAGE is a recipe's name, empty for training
+    local script=$1 experiment=${2:+experiment=$2} stage=$3 word nodes gpus partition=${SBATCH_PARTITION:-} settings=()
+    local command=("$PYTHON" -m alphamed_nemo.launch.slurm)
     nodes=$(header "$script" nodes) gpus=$(header "$script" gpus-per-node)
-    settings=("experiment=$2")
-    shift 2
+    shift 3
     for word in "$@"; do
         case $word in
             --nodes=*) nodes=${word#*=} ;;
             --gpus-per-node=*) gpus=${word#*=} ;;
+            --partition=*) partition=${word#*=} ;;
             -*) ;;
-            experiment=*) settings[0]=$word ;;
+            experiment=*) experiment=$word ;;
             *) settings+=("$word") ;;
         esac
     done
     ALPHAMED_NODES=$(seq --separator=' ' --format='node%g' "$nodes")
-    ALPHAMED_GPUS_PER_NODE=${gpus:-0}
+    ALPHAMED_GPUS_PER_NODE=${ALPHAMED_GPUS_PER_NODE:-${gpus##*:}} # --gpus-per-node=h100:8 names the card, too
+    ALPHAMED_GPUS_PER_NODE=${ALPHAMED_GPUS_PER_NODE:-0}
+    if [[ $gpus == *:* ]]; then ALPHAMED_GPU_TYPE=${gpus%:*}; fi
+    if [[ -z ${ALPHAMED_GPU_TYPE:-} ]]; then
+        ALPHAMED_GPU_TYPE=$({ sinfo --noheader --format=%G ${partition:+"--partition=$partition"} 2>/dev/null || true; } | card)
+    fi
     ALPHAMED_CPUS_PER_NODE=$({ sinfo --noheader --format=%c 2>/dev/null || echo 1; } | tr -d '+' | sort -n | head -n 1)
-    ALPHAMED_ATTEMPT=JOB-0 ALPHAMED_PORT=$PORT_BASE ALPHAMED_DRY_RUN=1
-    export ALPHAMED_NODES ALPHAMED_GPUS_PER_NODE ALPHAMED_CPUS_PER_NODE ALPHAMED_ATTEMPT ALPHAMED_PORT ALPHAMED_DRY_RUN
+    ALPHAMED_ATTEMPT=JOB-0 ALPHAMED_PORT=$PORT_BASE ALPHAMED_DRY_RUN=1 ALPHAMED_STAGE=$stage
+    export ALPHAMED_NODES ALPHAMED_GPUS_PER_NODE ALPHAMED_GPU_TYPE ALPHAMED_CPUS_PER_NODE
+    export ALPHAMED_ATTEMPT ALPHAMED_PORT ALPHAMED_DRY_RUN ALPHAMED_STAGE
     make_keys
     container_options
-    if ((${#CONTAINER[@]})); then
-        srun --nodes=1 --ntasks=1 --time=10 "${CONTAINER[@]}" "$PYTHON" -m alphamed_nemo.launch.slurm "${settings[@]}"
-    else
-        "$PYTHON" -m alphamed_nemo.launch.slurm "${settings[@]}"
-    fi
-    say "not submitted: ${SBATCH_ACCOUNT:+account $SBATCH_ACCOUNT, }${SBATCH_PARTITION:+partition $SBATCH_PARTITION, }$(
-        header "$script" time) hours with --signal=$(header "$script" signal)"
+    if ((${#CONTAINER[@]})); then command=(srun --nodes=1 --ntasks=1 --time=10 "$(exported 0)" "${CONTAINER[@]}" "${command[@]}"); fi
+    "${command[@]}" ${experiment:+"$experiment"} "${settings[@]}"
+    say "not submitted: ${SBATCH_ACCOUNT:+account $SBATCH_ACCOUNT, }${partition:+partition $partition, }$(
+        header "$script" time) hours$(if [[ -z $stage ]]; then echo " with --signal=$(header "$script" signal)"; fi)"
+}
+
+card() { # of the GRES that Slurm prints for nodes, such as gpu:h100:8(S:0-1): h100; nothing where it has no name
+    sed -n 's/.*gpu:\([^:,(]*[^0-9:,(][^:,(]*\):[0-9].*/\1/p' | sort -u | head -n 1
 }
 
 header() { # SCRIPT OPTION: its value in the #SBATCH lines
@@ -90,6 +99,7 @@ describe_job() { # what alphamed_nemo/launch/slurm.py reads
     export ALPHAMED_NODES="${HOSTS[*]}"
     GPUS=${ALPHAMED_GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}}
     export ALPHAMED_GPUS_PER_NODE=$GPUS
+    export ALPHAMED_GPU_TYPE=${ALPHAMED_GPU_TYPE:-$(scontrol show node --oneliner "${HOSTS[0]}" | sed 's/.*Gres=//' | card)}
     export ALPHAMED_CPUS_PER_NODE=$SLURM_CPUS_ON_NODE
     export ALPHAMED_ATTEMPT=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     export ALPHAMED_PORT=$((PORT_BASE + SLURM_JOB_ID % 1000 * 4))
@@ -102,9 +112,20 @@ make_keys() { # new ones for each attempt; only in the environment, never in a f
     export ALPHAMED_ROLLOUT_API_KEY ALPHAMED_REWARD_API_KEY
 }
 
+check_mounts() { # Pyxis separates mounts by commas and colons, and hands them on by spaces; none can be escaped
+    if [[ -z ${ALPHAMED_IMAGE:-} ]]; then return; fi
+    if [[ $PWD =~ [,:[:space:]] ]]; then
+        die 2 "the project's folder is ${PWD@Q}: a container cannot mount a path with a comma, a colon or a space; move it"
+    fi
+    if [[ ${ALPHAMED_MOUNTS:-} =~ [[:space:]] ]]; then
+        die 2 "ALPHAMED_MOUNTS: found ${ALPHAMED_MOUNTS@Q}, expected SRC:DST[,SRC:DST...] without spaces: mount a folder above"
+    fi
+}
+
 container_options() { # fills CONTAINER: Pyxis's options, the same for every step; empty without an image
     CONTAINER=()
     if [[ -z ${ALPHAMED_IMAGE:-} ]]; then return; fi
+    check_mounts
     local mounts=$PWD:$PWD${ALPHAMED_MOUNTS:+,$ALPHAMED_MOUNTS} source
     if [[ $ALPHAMED_IMAGE == /* && ! -e $ALPHAMED_IMAGE ]]; then
         die 2 "ALPHAMED_IMAGE: no file $ALPHAMED_IMAGE; see docs/slurm.md for making it"
@@ -112,10 +133,9 @@ container_options() { # fills CONTAINER: Pyxis's options, the same for every ste
     for source in ${mounts//,/ }; do
         if [[ ! -e ${source%%:*} ]]; then die 2 "ALPHAMED_MOUNTS: nothing at ${source%%:*} to mount"; fi
     done
-    # The image's root is read-only and its /tmp is empty: what is compiled at run time is kept there, or where the
-    # site says. The checkout is what runs, not the image's copy of it.
-    export PYTHONPATH=$PWD XDG_CACHE_HOME=${ALPHAMED_CACHE:-/tmp/cache} HF_HUB_OFFLINE=1
-    export TRITON_CACHE_DIR=$XDG_CACHE_HOME/triton TORCHINDUCTOR_CACHE_DIR=$XDG_CACHE_HOME/inductor
+    # The checkout is what runs, not the image's copy of it.
+    export PYTHONPATH=$PWD HF_HUB_OFFLINE=1
+    set_caches "${ALPHAMED_CACHE:-/tmp/cache}"
     # shellcheck disable=SC2054
     CONTAINER=(
         --container-image="$ALPHAMED_IMAGE"
@@ -123,8 +143,29 @@ container_options() { # fills CONTAINER: Pyxis's options, the same for every ste
         --container-workdir="$PWD"
         --no-container-mount-home
         # An image's own value wins over the job's unless the name is listed here.
-        --container-env=PYTHONPATH,XDG_CACHE_HOME,HF_HUB_OFFLINE,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR
+        --container-env="PYTHONPATH,HF_HUB_OFFLINE,NVIDIA_VISIBLE_DEVICES,$(IFS=, && echo "${!CACHES[*]}")"
     )
+}
+
+# Below $HOME, where the libraries below would write when they are imported or first compile a kernel, nothing can be
+# written in a container: the image's root is read-only. Each gets this folder of the cache instead.
+declare -A CACHES=(
+    [XDG_CACHE_HOME]="" # whatever follows the convention: matplotlib, torch's extensions, W&B
+    [XDG_CONFIG_HOME]=/config
+    [CUDA_CACHE_PATH]=/cuda # the driver's compiler
+    [FLASHINFER_WORKSPACE_BASE]=/flashinfer
+    [HF_HOME]=/huggingface
+    [NUMBA_CACHE_DIR]=/numba
+    [TORCHINDUCTOR_CACHE_DIR]=/inductor
+    [TRITON_CACHE_DIR]=/triton
+    [TVM_FFI_CACHE_DIR]=/tvm-ffi
+    [VLLM_CACHE_ROOT]=/vllm
+    [VLLM_CONFIG_ROOT]=/config/vllm
+)
+
+set_caches() { # FOLDER
+    local name
+    for name in "${!CACHES[@]}"; do export "$name=$1${CACHES[$name]}"; done
 }
 
 import_container() { # unpacks the image once on every node; later steps name what is there
@@ -136,23 +177,31 @@ import_container() { # unpacks the image once on every node; later steps name wh
     CONTAINER=("${CONTAINER[@]:1}")
 }
 
+exported() { # GPUS: srun's option. Images of CUDA ask for all GPUs, also in a step that Slurm gives none
+    if (($1)); then echo --export=ALL,NVIDIA_VISIBLE_DEVICES=all; else echo --export=ALL,NVIDIA_VISIBLE_DEVICES=void; fi
+}
+
 on_each_node() { # NAME COMMAND...
     local name=$1
     shift
     srun --job-name="$name" --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-        --gpus-per-node=0 --overlap --mem=0 --export=ALL --input=none --kill-on-bad-exit=1 "${CONTAINER[@]}" "$@"
+        --gpus-per-node=0 --overlap --mem=0 "$(exported 0)" --input=none --kill-on-bad-exit=1 "${CONTAINER[@]}" "$@"
 }
 
 on_first_node() { # NAME COMMAND...: with all of its CPUs and GPUs
     local name=$1
     shift
     srun --job-name="$name" --nodes=1 --nodelist="${HOSTS[0]}" --ntasks=1 --ntasks-per-node=1 \
-        --gpus-per-node="$GPUS" --overlap --mem=0 --cpu-bind=none --export=ALL --input=none "${CONTAINER[@]}" "$@"
+        --gpus-per-node="$GPUS" --overlap --mem=0 --cpu-bind=none "$(exported "$GPUS")" --input=none "${CONTAINER[@]}" "$@"
 }
 
 run_recipe() { # NAME [WORD ...]
     local name=$1
     shift
+    if [[ " $* " == *" --dry-run "* ]]; then
+        dry_run "$SCRIPT" '' "$name" "$@"
+        return
+    fi
     if [[ -z ${SLURM_JOB_ID:-} ]]; then submit "$SCRIPT" "$@"; fi
     describe_job
     import_container
@@ -162,10 +211,9 @@ run_recipe() { # NAME [WORD ...]
 train() { # EXPERIMENT [WORD ...]
     local experiment=$1 word
     shift
-    export ALPHAMED_ROLLOUT_NODES=${ALPHAMED_ROLLOUT_NODES:-1}
     for word in "$@"; do
         if [[ $word == --dry-run ]]; then
-            dry_run "$SCRIPT" "$experiment" "$@"
+            dry_run "$SCRIPT" "$experiment" '' "$@"
             return
         fi
         if [[ $word == experiment=* ]]; then experiment=; fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=grpo_70b
-#SBATCH --nodes=5
+#SBATCH --nodes=4
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
 #SBATCH --mem=0
@@ -10,7 +10,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm/logs/%x-%j.out
 #SBATCH --dependency=singleton
-# Llama-3.1-70B-Instruct: four nodes train (TP 8 × PP 4), one serves rollouts.
+# Llama-3.1-70B-Instruct: four nodes train (TP 8 × PP 4) and serve rollouts, in turn.
 set -Eeuo pipefail
 cd "${ALPHAMED_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}"
 source slurm/common.sh

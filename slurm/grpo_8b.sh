@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=grpo_8b
-#SBATCH --nodes=2
+#SBATCH --nodes=1
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
 #SBATCH --mem=0
@@ -10,7 +10,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm/logs/%x-%j.out
 #SBATCH --dependency=singleton
-# Llama-3.1-8B-Instruct, the paper's main model: one node trains (TP 2 × DP 4), one serves rollouts.
+# Llama-3.1-8B-Instruct, the paper's main model: one node trains (TP 2 × DP 4) and serves rollouts, in turn.
 set -Eeuo pipefail
 cd "${ALPHAMED_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}"
 source slurm/common.sh

@@ -5,6 +5,7 @@
 #
 #   label → grpo → convert → evaluate → report, and evaluate_base beside them: the untrained model, for the comparison.
 #   Whichever evaluation ends last, the model card that convert has written shows both.
+#   --nodes=N is for the training: the other stages work on one node.
 #   Questions come first, where there is a network: `./run prepare_data experiment=grpo_8b`
 set -Eeuo pipefail
 cd "${ALPHAMED_HOME:-$(dirname "$0")/..}"
@@ -12,7 +13,7 @@ source slurm/common.sh
 
 STAGES=(label grpo convert evaluate report)
 
-NAME='' DRY='' OPTIONS=() SETTINGS=()
+NAME='' DRY='' OPTIONS=() TRAINING=() SETTINGS=()
 
 main() {
     local size=${1:-} word first=label
@@ -25,6 +26,7 @@ main() {
         case $word in
             --from=*) first=${word#*=} ;;
             --dry-run) DRY=1 ;;
+            --nodes=*) TRAINING+=("$word") ;;
             -*) OPTIONS+=("$word") ;;
             *) SETTINGS+=("$word") ;;
         esac
@@ -32,6 +34,7 @@ main() {
     done
     if [[ " ${STAGES[*]} " != *" $first "* ]]; then die 2 "--from=$first: there are ${STAGES[*]}"; fi
     if [[ " ${SETTINGS[*]-} " != *" experiment="* ]]; then SETTINGS+=("experiment=$experiment"); fi
+    check_mounts
     chain "$size" "$first"
 }
 
@@ -59,9 +62,11 @@ job() { # STAGE SCRIPT JOBS_BEFORE [SETTING...]: prints the new job's id
     fi
     command=(sbatch --parsable "--job-name=$name")
     if [[ -n $dependency ]]; then command+=("--dependency=$dependency" --kill-on-invalid-dep=yes); fi
-    command+=("${OPTIONS[@]}" "$script" "${SETTINGS[@]}" "$@")
+    command+=("${OPTIONS[@]}")
+    if [[ $stage == grpo ]]; then command+=("${TRAINING[@]}"); fi
+    command+=("$script" "${SETTINGS[@]}" "$@")
     if [[ -n $DRY ]]; then
-        echo "${command[*]}" >&2
+        { printf '%q ' "${command[@]}" && echo; } >&2
         id="<$stage>"
     else
         id=$("${command[@]}")

@@ -84,7 +84,7 @@ start_servers() { # returns when all are ready, one cannot be had, or the job wa
     done 3<"$ATTEMPT/steps"
     while IFS=$'\t' read -r name health restarts ready _ <&3; do
         deadline=$((SECONDS + ready))
-        until [[ $health == - ]] || answers "$health"; do
+        until [[ $health == - || $(status_of "$health" 2) == 200 ]]; do
             if [[ -n $STOP ]] || ! check_servers; then return; fi
             if ((SECONDS > deadline)); then
                 DIED="$name was not ready within $ready s ($health did not answer 200; run.component_timeout_s)"
@@ -97,7 +97,9 @@ start_servers() { # returns when all are ready, one cannot be had, or the job wa
     say "ready: ${SERVERS[*]}"
 }
 
-answers() { curl --silent --fail --noproxy '*' --max-time 2 --output /dev/null "$1"; }
+status_of() { # URL SECONDS: of a GET; 000 without an answer in that time, 10 s at most
+    curl --silent --noproxy '*' --max-time "$(($2 < 10 ? $2 : 10))" --output /dev/null --write-out '%{http_code}' "$1" || true
+}
 
 pause() { # a second, or less when a signal comes
     sleep 1 &
@@ -107,7 +109,7 @@ pause() { # a second, or less when a signal comes
 end_the_unwell() { # a server that hangs, or says that it is not well: check_servers then starts it again
     local name code limit
     for name in "${SERVERS[@]}"; do
-        code=$(curl --silent --noproxy '*' --max-time 2 --output /dev/null --write-out '%{http_code}' "${URL[$name]}") || true
+        code=$(status_of "${URL[$name]}" "${SILENT_WITHIN[$name]}") # one that is slow to answer does not hang
         if [[ $code == 200 ]]; then
             READY[$name]=1 BAD[$name]=''
             continue
@@ -182,14 +184,17 @@ stop_steps() { # everything that was started; leaves nothing running
 }
 
 conclude() { # decides how the attempt ends, by what is on the disk
-    local status=0 reason=''
+    local status=0 reason='' said=''
     if [[ -n ${PID[trainer]:-} ]] && ! alive trainer; then
         wait "${PID[trainer]}" || status=$?
         # One that pulled the trainer down with it is the one to name.
         if ((status)) && [[ -z $DIED ]]; then check_servers || true; fi
     fi
-    if ((status)); then reason="the trainer ended with status $status; $ATTEMPT/trainer-*.log"; fi
-    if [[ -n $DIED ]]; then status=$SERVER_DIED reason=$DIED; fi
+    if ((status)); then
+        said=$(told trainer)
+        reason="the trainer ended with status $status${said:+: $said}; $ATTEMPT/trainer*.log"
+    fi
+    if [[ -n $DIED ]]; then status=$SERVER_DIED reason=$DIED said=''; fi
     stop_steps
     if [[ -e $RUN/DONE ]]; then
         say "$RUN is complete"
@@ -197,7 +202,7 @@ conclude() { # decides how the attempt ends, by what is on the disk
     fi
     if [[ -n $reason ]]; then
         say "error: $reason"
-        tail_logs
+        if [[ -z $said ]]; then tail_logs; fi
     fi
     if saved_something_new; then
         rm -f "$RUN/logs/stalled"
@@ -223,6 +228,11 @@ newest_checkpoint() { # its step; nothing where there is none
 }
 
 saved_something_new() { [[ $(newest_checkpoint) != "$first_checkpoint" ]]; }
+
+told() { # NAME: the first error that one of its ranks has said in one line, as launch/local.py finds it, or nothing
+    local begins='^([^ ]+ [^ ]+ rank [0-9]+ )?error: '
+    { grep -hE "$begins" "$ATTEMPT/$1"*.log || true; } | sort | sed -nE "1s/$begins//p"
+}
 
 tail_logs() { # the last lines of each component, so that the job's own log tells the story
     local log

@@ -71,7 +71,7 @@ def megatron_logits(chunks: list[Any], vocab: int, sequences: list[list[int]]) -
     """
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     bounds = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).int()
-    packed = SegmentParams.of(bounds, None, int(lengths.max()))
+    packed = SegmentParams.of(bounds, int(lengths.max()))
     tokens = torch.tensor([sum(sequences, [])])
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     stages = parallel_state.get_pipeline_model_parallel_world_size()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from alphamed_nemo.answers.plain import plain
 from alphamed_nemo.data.question import LETTERS
@@ -38,6 +38,10 @@ EPITHET = re.compile(  # after "C. ": a germ's name (or "e.g.", "i.v."), so the 
     r"|abortus|melitensis|faecalis|faecium|granulosus|histolytica|cloacae|immitis|glabrata|auris|krusei|freundii"
     r"|aureus|elegans|histo|aerogenes|vermicularis|dubliniensis|tropicalis|parapsilosis|canis|quintana|[egvm])\b"
 )
+_LETTER_LAST = re.compile(r"[\s(\[\-:]+(?:option |choice |answer )?\(?([a-z])[)\]]*$")
+_ITEM = re.compile(r"(?<![A-Za-z0-9])([a-z])\)(?=\s|$|[,;])")
+_MAY_NUMBER = re.compile(r"[^\x00-\x7f]|[)_$^\\]|ii")  # the quick test for what the two find in a text made plain
+_ROMAN = re.compile(r"\bii\b")
 _OPERATOR = re.compile(r"[=+^<>≠≈≤≥±×·÷→←|]")  # at the beginning of what follows a letter: a formula
 _TAKEN_BACK = re.compile(  # in a box, beside its option: it says something else than this one option
     r"\b(?:not|no|nor|never|wrong|incorrect|false|untrue|except|unless|instead|rather|wait|actually|sorry|correction"
@@ -68,6 +72,7 @@ class Choices:
         boxes: `{C}`, `{c}` → letter, the quick look-up for the usual box.
         alone: `C`, `c` → letter.
         words: the options are yes, no and maybe.
+        items: lower-case letters that the options' own texts number things with, "(a) 5 mg, (b) 10 mg"; they name none.
         heads: first words of the texts, or first characters of those that begin with none: the quick test of whether
             one can stand somewhere.
         longest_head: characters of the longest of them.
@@ -76,37 +81,58 @@ class Choices:
         lowered: the same in lower case.
     """
 
-    __slots__ = (
-        "alone",
-        "heads",
-        "longest_head",
-        "letters",
-        "texts",
-        "by_text",
-        "by_case",
-        "boxes",
-        "words",
-        "longest",
-        "written",
-        "lowered",
-    )
-
     def __init__(self, options: Sequence[str]):
-        if isinstance(options, str):
-            self.letters, cased, self.written = options, (), ()
-        else:
-            self.written = tuple(options)
-            self.letters, cased = LETTERS[: len(options)], tuple(plain(option) for option in options)
-        self.lowered = tuple(option.lower() for option in self.written)
-        self.texts = texts = tuple(text.lower() for text in cased)
-        self.by_text = _letters_by_text(texts, self.letters)
-        self.by_case = _letters_by_text(cased, self.letters) if AMBIGUOUS in self.by_text.values() else {}
-        self.alone = {shown: letter for letter in self.letters for shown in (letter, letter.lower())}
-        self.boxes = {f"{{{shown}}}": letter for shown, letter in self.alone.items()}
-        self.words = bool(texts) and WORDS.issuperset(texts)
-        self.heads = tuple({head.group() for text in texts if (head := _HEAD.match(text))})
-        self.longest_head = max(map(len, self.heads), default=0)
-        self.longest = max(map(len, texts), default=0)
+        """Everything but the letters is made when it is first asked for: most responses are read by their letter."""
+        self.written = () if isinstance(options, str) else tuple(options)
+        self.letters = options if isinstance(options, str) else LETTERS[: len(options)]
+
+    @cached_property
+    def _cased(self) -> tuple[str, ...]:
+        return tuple(plain(option) for option in self.written)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(text.lower() for text in self._cased)
+
+    @cached_property
+    def lowered(self) -> tuple[str, ...]:
+        return tuple(option.lower() for option in self.written)
+
+    @cached_property
+    def by_text(self) -> dict[str, str]:
+        return _letters_by_text(self.texts, self.letters)
+
+    @cached_property
+    def by_case(self) -> dict[str, str]:
+        return _letters_by_text(self._cased, self.letters) if AMBIGUOUS in self.by_text.values() else {}
+
+    @cached_property
+    def items(self) -> frozenset[str]:
+        return _items(self._cased) if _MAY_NUMBER.search("\n".join(self.written)) else frozenset()
+
+    @cached_property
+    def alone(self) -> dict[str, str]:
+        return _alone(self.letters, self.items)[0]
+
+    @cached_property
+    def boxes(self) -> dict[str, str]:
+        return _alone(self.letters, self.items)[1]
+
+    @cached_property
+    def words(self) -> bool:
+        return 0 < len(self.letters) <= len(WORDS) and bool(self.texts) and WORDS.issuperset(self.texts)
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        return tuple({head.group() for text in self.texts if (head := _HEAD.match(text))})
+
+    @cached_property
+    def longest_head(self) -> int:
+        return max(map(len, self.heads), default=0)
+
+    @cached_property
+    def longest(self) -> int:
+        return max(map(len, self.texts), default=0)
 
     def letter_of(self, shown: str) -> str | None:
         """The letter of the option with this text, given as `plain` leaves it; case counts only where it has to.
@@ -120,9 +146,27 @@ class Choices:
         return self.texts[self.letters.index(letter)] if self.texts else ""
 
 
+def _items(texts: Sequence[str]) -> frozenset[str]:
+    """Lower-case letters, "i" among them, that number things within the options' texts."""
+    joined = "\n".join(texts)
+    found = frozenset(_ITEM.findall(joined)) if ")" in joined else frozenset()
+    return found | {"i"} if "ii" in joined and _ROMAN.search(joined) else found
+
+
+@lru_cache(maxsize=256)
+def _alone(letters: str, items: frozenset[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The letters as they stand alone, and in a box: `alone` and `boxes` of Choices."""
+    alone = {shown: letter for letter in letters for shown in (letter, letter.lower()) if shown not in items}
+    return alone, {f"{{{shown}}}": letter for shown, letter in alone.items()}
+
+
 def _letters_by_text(texts: Sequence[str], letters: str) -> dict[str, str]:
     """Text → letter, with and without what may stand around it; AMBIGUOUS for a text that two options share."""
-    found: dict[str, str] = {}
+    found = dict(zip(texts, letters, strict=False))
+    found.pop("", None)
+    if len(found) == len(texts) and not any(text[0] in AROUND or text[-1] in AROUND for text in texts):
+        return found  # the usual case: each has its own, and nothing stands around any
+    found = {}
     for shown in (texts, [text.strip(AROUND) for text in texts]):
         known = set(found)  # an option's whole text comes before another's without its brackets
         for text, letter in zip(shown, letters, strict=False):
@@ -188,6 +232,8 @@ def read_whole(text: str, choices: Choices, paraphrase: bool = True) -> str | No
     rest = answer[label.end() :]
     if letter not in choices.letters:
         return choices.by_text.get(answer, AMBIGUOUS if not rest else None)
+    if choices.items and not rest and cased[label.start("letter")] in choices.items and len(cased) == len(answer):
+        return choices.by_text.get(bare, AMBIGUOUS)
     if choices.by_case and len(cased) == len(answer) and _is_another(letter, cased[label.end() :], choices):
         return AMBIGUOUS
     mark = label["close"] or label["open"] or ("(" if answer[label.end() - 1 : label.end() + 1] == " (" else "")
@@ -249,7 +295,7 @@ def _check_rest(letter: str, mark: str, rest: str, cased: str, choices: Choices,
 def _text_with_letter(cased: str, choices: Choices) -> str | None:
     """ "ibuprofen (C)" or "ibuprofen - option C": an option's text followed by its letter."""
     answer = cased.lower()
-    tail = re.search(r"[\s(\[\-:]+(?:option |choice |answer )?\(?([a-z])[)\]]*$", answer[-20:])
+    tail = _LETTER_LAST.search(answer[-20:])
     if tail is None:
         return None
     shown = cased[: len(cased) - len(tail.group())].strip(" .,;:()[]-")

@@ -14,12 +14,16 @@ from alphamed_nemo.data.chat import is_instruct_folder
 
 log = logging.getLogger(__name__)
 
+NEXT_QUESTION = ("\nQuestion:", "\nHuman:", "\nUser:", "\n### Instruction")  # how a next one begins
+
 
 def fill_derived(cfg: Config) -> Config:
     """Gives every setting that was left to follow its value. Changes `cfg` and returns it."""
     fill_paths(cfg)
     fill_lengths(cfg)
+    cfg.rollout.servers = len(cfg.rollout.urls) or cfg.rollout.servers
     fill_chat_template(cfg)
+    fill_stop(cfg)
     return cfg
 
 
@@ -38,4 +42,11 @@ def fill_chat_template(cfg: Config) -> None:
     folder = next((path for path in (cfg.model.path, cfg.evaluate.model) if path and Path(path).is_dir()), None)
     if folder is not None:
         cfg.data.chat_template = is_instruct_folder(folder)
-        log.info("prompts: %s chat template (data.chat_template)", "the model's" if cfg.data.chat_template else "no")
+        form = "with the model's chat template" if cfg.data.chat_template else "plain text, no chat template"
+        log.info("prompts: %s (data.chat_template)", form)
+
+
+def fill_stop(cfg: Config) -> None:
+    """A base model goes on with a next question, which a response does not need; a chat model ends its turn."""
+    if cfg.evaluate.stop is None and cfg.data.chat_template is not None:
+        cfg.evaluate.stop = [] if cfg.data.chat_template else list(NEXT_QUESTION)

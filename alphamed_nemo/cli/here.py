@@ -19,6 +19,7 @@ from alphamed_nemo import devices
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.choices import Dtype
 from alphamed_nemo.families import dimensions
+from alphamed_nemo.weight_files import locate
 
 PROCESSES_PER_CORE = 4  # more on a core take turns so often that a step of the tiny model takes minutes
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
@@ -29,29 +30,45 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 GIB = 2**30
 
 
-def check_here(cfg: Config, model: Mapping[str, Any], trains: bool = True) -> None:
-    """Whether what a recipe is about to start can run on this machine. Dtypes are settled.
+def check_here(cfg: Config, model: Mapping[str, Any]) -> None:
+    """Whether a training can run on this machine. Dtypes are settled.
 
     Args:
         cfg: the run.
-        model: the config.json of the model that is served, and trained.
-        trains: whether trainer ranks are started.
+        model: the config.json of the model that is served and trained.
 
     Raises:
         ValueError: names the key, what was found, what was expected, and what to do.
     """
-    check_servers(cfg, rewards=trains)
+    check_servers(cfg)
+    _check_room(cfg, sum(math.prod(shape) for shape in dimensions(model).tensors().values()), trains=True)
+
+
+def check_serving(cfg: Config, folder: str) -> None:
+    """As `check_here`, for a recipe that only asks a model.
+
+    Args:
+        cfg: the run.
+        folder: of the model, which may be one that vLLM alone can build. Whether there is one, and needs to be, is for
+            the recipe to say.
+    """
+    check_servers(cfg, rewards=False)
+    stored = locate(folder).values() if Path(folder, "config.json").is_file() else ()
+    _check_room(cfg, sum(math.prod(tensor.shape) for tensor in stored), trains=False)
+
+
+def _check_room(cfg: Config, parameters: int, trains: bool) -> None:
     if devices.cuda_is_available():
         check_gpus(cfg, devices.device_count(), trains)
     else:
         check_cores(cfg, trains)
-        check_memory(cfg, model, memory(), trains)
+        check_memory(cfg, parameters, memory(), trains)
 
 
 def check_cores(cfg: Config, trains: bool = True) -> None:
     """Refuses far more processes than this machine has cores, where it has no GPUs to do the work."""
     cores = len(os.sched_getaffinity(0))
-    counts = {"rollout.tensor × rollout.engines": 0 if cfg.rollout.url else cfg.rollout.world_size}
+    counts = {"rollout.servers × engines × tensor": 0 if cfg.rollout.urls else cfg.rollout.world_size}
     if trains:
         counts["parallel (tensor × pipeline × context × data)"] = cfg.parallel.world_size
     for key, count in counts.items():
@@ -63,25 +80,30 @@ def check_cores(cfg: Config, trains: bool = True) -> None:
 
 def check_gpus(cfg: Config, gpus: int, trains: bool = True) -> None:
     """Refuses more ranks and engines than GPUs; a server on the trainer's GPU needs none of its own."""
-    served = 0 if cfg.rollout.url or (trains and cfg.rollout.transfer == "ipc") else cfg.rollout.world_size
+    shared = trains and cfg.rollout.placement == "colocated"
+    served = 0 if cfg.rollout.urls or shared else cfg.rollout.world_size
     trained = cfg.parallel.world_size if trains else 0
+    if shared and not cfg.rollout.urls and cfg.rollout.world_size > trained:
+        raise ValueError(
+            f"rollout.servers × engines × tensor: found {cfg.rollout.world_size} GPUs, but colocated servers share the "
+            f"{trained} of the trainer's ranks; lower them, or use rollout.placement=separate"
+        )
     if served + trained > gpus:
         raise ValueError(
-            f"parallel and rollout: {trained} ranks and {served} GPUs for rollouts (rollout.tensor × rollout.engines), "
-            f"but this machine has {gpus}; use fewer, or a Slurm job on several nodes"
+            f"parallel and rollout: {trained} ranks and {served} GPUs for rollouts (rollout.servers × engines × "
+            f"tensor), but this machine has {gpus}; use fewer, or a Slurm job on several nodes"
         )
 
 
-def check_memory(cfg: Config, model: Mapping[str, Any], available: int, trains: bool = True) -> None:
+def check_memory(cfg: Config, parameters: int, available: int, trains: bool = True) -> None:
     """Refuses what cannot fit into `available` bytes on a CPU host."""
-    parameters = sum(math.prod(shape) for shape in dimensions(model).tensors().values())
     engine = parameters * BYTES[cfg.rollout.dtype] + cfg.rollout.memory_gb * GIB * cfg.rollout.tensor
-    engines = 0 if cfg.rollout.url else cfg.rollout.engines * engine
+    count = 0 if cfg.rollout.urls else cfg.rollout.servers * cfg.rollout.engines
     trained = parameters * TRAINED if trains else 0
-    if engines + trained > available:
+    if count * engine + trained > available:
         raise ValueError(
-            f"rollout.engines: {cfg.rollout.engines} engines with rollout.memory_gb={cfg.rollout.memory_gb:g} take "
-            f"{engines / GIB:.1f} GiB at least and the trainer {trained / GIB:.1f} GiB, but this machine has "
+            f"rollout.servers × engines: {count} engines with rollout.memory_gb={cfg.rollout.memory_gb:g} take "
+            f"{count * engine / GIB:.1f} GiB at least and the trainer {trained / GIB:.1f} GiB, but this machine has "
             f"{available / GIB:.1f} GiB; lower either, or take a smaller model"
         )
 
@@ -97,10 +119,10 @@ def memory() -> int:
 
 def check_servers(cfg: Config, rewards: bool = True) -> None:
     """One look at each server that is said to run already: a mistyped address is found at once, not after retries."""
-    named = {"rollout.url": cfg.rollout.url} | ({"reward.url": cfg.reward.url} if rewards else {})
-    for key, url in named.items():
-        if not url:
-            continue
+    named = [("rollout.urls", url) for url in cfg.rollout.urls]
+    if rewards and cfg.reward.url:
+        named.append(("reward.url", cfg.reward.url))
+    for key, url in named:
         check_url(key, url)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:

@@ -13,6 +13,7 @@ from alphamed_nemo import devices, user_code
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.config.limits import check_training_values
+from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
@@ -109,6 +110,52 @@ def check_training(cfg: Config) -> None:
             f"only {len(questions)}, and a batch would ask some twice; lower it, or take more questions"
         )
     check_lengths(cfg, questions, cfg.rollout.max_new_tokens, model)
+    if cfg.grpo.replay:
+        check_replay(cfg)
+    if cfg.validate.every:
+        check_lengths(cfg, check_validation(cfg, questions), cfg.rollout.max_new_tokens, model)
+
+
+def check_replay(cfg: Config) -> None:
+    """Whether there are rollouts of every step.
+
+    Raises:
+        ValueError: there are not, or the run asks for what needs servers.
+    """
+    folder = RunFolder(Path(cfg.grpo.replay))
+    if folder.root.resolve() == RunFolder.of(cfg).root.resolve():
+        raise ValueError(f"grpo.replay: {folder.root} is this run's own folder; give the replay another run.name")
+    missing = [step for step in range(1, cfg.grpo.steps + 1) if not folder.rollouts_of(step).is_file()]
+    if missing:
+        raise ValueError(
+            f"grpo.replay: {folder.rollouts} lacks step {missing[0]} of {cfg.grpo.steps}; lower grpo.steps, or name a "
+            "run that kept its rollouts (grpo.keep_rollouts)"
+        )
+    if cfg.validate.every:
+        raise ValueError("validate.every: a replay has no servers to ask; set it to 0")
+    if cfg.grpo.staleness:
+        raise ValueError("grpo.staleness: a replay trains on what is there; set it to 0")
+
+
+def check_validation(cfg: Config, trained: list[Question]) -> list[Question]:
+    """The questions of `validate.questions`, once it is known that none of them is trained on."""
+    training = {(question.stem, question.context, question.options) for question in trained}
+    found = []
+    for path in cfg.validate.questions:
+        if not Path(path).is_file():
+            raise ValueError(
+                f"validate.questions: no file {path}; prepare_data writes it with data.validation_questions above 0; "
+                "or name another file, or set validate.every=0"
+            )
+        questions = check_questions(path, "validate.questions")
+        both = [q.id for q in questions if (q.stem, q.context, q.options) in training]
+        if both:
+            raise ValueError(
+                f"validate.questions: {len(both)} of {len(questions)} questions of {path} are trained on too "
+                f"({cfg.grpo.questions}; the first is {both[0]}); name others, or take them out of the training file"
+            )
+        found += questions
+    return found
 
 
 def check_model_folder(path: str, key: str, built: bool = True) -> dict[str, Any]:
@@ -121,8 +168,11 @@ def check_model_folder(path: str, key: str, built: bool = True) -> dict[str, Any
             other scalings of the rotary embedding.
     """
     folder = Path(path)
-    if not path or not folder.is_dir():
-        raise ValueError(f"{key}: no folder {path!r}; give a Hugging Face folder with safetensors and a tokenizer")
+    wanted = "give a Hugging Face folder with safetensors and a tokenizer"
+    if not path:
+        raise ValueError(f"{key} is not set; {wanted}")
+    if not folder.is_dir():
+        raise ValueError(f"{key}: no folder {path!r}; {wanted}")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{key}: {path} has no config.json; is the download complete?")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -136,16 +186,21 @@ def check_model_folder(path: str, key: str, built: bool = True) -> dict[str, Any
 def check_devices(cfg: Config) -> None:
     """Options that need a GPU, asked for where there is none."""
     cuda = devices.cuda_is_available()
-    resolve_transfer(cfg.rollout.transfer, cuda)
-    if cfg.rollout.transfer == "ipc" and cfg.grpo.staleness:
+    resolve_transfer(cfg.rollout.transfer, cuda, cfg.rollout.placement)
+    if cfg.grpo.staleness and (cfg.rollout.offload_trainer or (cuda and cfg.rollout.placement == "colocated")):
         raise ValueError(
-            "grpo.staleness: sampling while the trainer works needs GPUs of its own, and rollout.transfer=ipc shares "
-            "the trainer's; use nccl, or grpo.staleness=0"
+            "grpo.staleness: sampling while the trainer works needs GPUs of its own, and with rollout.placement="
+            "colocated, or rollout.offload_trainer, trainer and servers take turns; use separate, or grpo.staleness=0"
         )
     wanted = gpu_options(cfg)
     if wanted and not cuda:
         key, value, without = wanted[0]
         raise ValueError(f"{key}: {value} needs a CUDA device and there is none; set {without}")
+    if cfg.optim.offload and cfg.model.dtype == "float32":
+        raise ValueError(
+            "optim.offload: Megatron's optimizer on the host keeps float32 copies of bfloat16 weights, and cannot load "
+            "a checkpoint of float32 ones; set model.dtype=bfloat16, or optim.offload=false"
+        )
     if cfg.grpo.share_prompts and cuda and cfg.model.spec != "local":
         raise ValueError(
             "grpo.share_prompts: Transformer Engine's attention knows no shared prompts; set it to null, or "
@@ -200,12 +255,20 @@ def check_run_folder(cfg: Config) -> None:
 
 
 def check_questions(path: str, key: str) -> list[Question]:
-    """The questions of a file that exists and is not empty."""
+    """The questions of a file that exists and is not empty; only evaluation may ask for values instead of options."""
+    if not path:
+        raise ValueError(f"{key} is not set; name a file of questions")
     if not Path(path).is_file():
-        raise ValueError(f"{key}: no file {path}; run prepare_data and label_difficulty first, or name another file")
+        steps = "prepare_data" if key == "label.questions" else "prepare_data and label_difficulty"
+        raise ValueError(f"{key}: no file {path}; run {steps} first, or name another file")
     questions = read_questions(path)
     if not questions:
         raise ValueError(f"{key}: {path} holds no question")
+    values = [question.id for question in questions if not question.options]
+    if values and key != "evaluate.questions":
+        raise ValueError(
+            f"{key}: {path}: question {values[0]} asks for a value, without options; evaluate alone reads it"
+        )
     return questions
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from alphamed_nemo.cli.preflight import check_training
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.file_writing import remove_parts, whole_file
 from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.limits import setting
 from alphamed_nemo.config.run_folder import RunFolder
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def owned(cfg: Config, what: str) -> Iterator[RunFolder]:
-    """The run folder, owned by this process and by no trainer that is left of another.
+    """The run folder, owned by this process and by no trainer that is left of another. What owners that were killed
+    left half-written in it is removed.
 
     Raises:
         InUse: another process writes it.
@@ -40,6 +42,10 @@ def owned(cfg: Config, what: str) -> Iterator[RunFolder]:
     folder = RunFolder.of(cfg)
     with hold(folder.lock, what):
         check_free(folder.trainer_lock)
+        for path in (folder.config, folder.metrics, folder.hashes):
+            remove_parts(folder.root, path.name)
+        for inside in (folder.attempts, folder.train.parent):
+            remove_parts(inside)
         yield folder
 
 
@@ -52,6 +58,7 @@ def training(cfg: Config, what: str) -> Iterator[RunFolder]:
         ValueError: a setting cannot work, the newest checkpoint is of another run, or a fresh run reads what it would
             move aside. Nothing is written then.
     """
+    finish_move(cfg)
     check_training(cfg)
     with ExitStack() as owning:
         folder = owning.enter_context(owned(cfg, what))
@@ -124,7 +131,7 @@ def move_aside(cfg: Config) -> Path:
             )
     name = f"{root.name}.{datetime.now():%Y%m%d-%H%M%S}"
     aside = next(path for n in range(100) if not (path := root.with_name(name + (f"-{n}" if n else ""))).exists())
-    fresh = root.with_name(f".{root.name}.fresh")
+    fresh = _fresh(root)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     for part in INPUTS:
@@ -135,11 +142,31 @@ def move_aside(cfg: Config) -> Path:
     return aside
 
 
+def finish_move(cfg: Config) -> None:
+    """Gives a run folder its place where a start was killed after the earlier run had left it, and before."""
+    root = RunFolder.of(cfg).root
+    if _fresh(root).exists() and not root.exists():
+        _fresh(root).rename(root)
+
+
+def _fresh(root: Path) -> Path:
+    """Where the folder of a fresh run is prepared: complete once `root` is gone."""
+    return root.with_name(f".{root.name}.fresh")
+
+
 def keep_config(cfg: Config) -> None:
     """Writes config.yaml; that of an earlier attempt goes to `attempts`, numbered from 1."""
     folder = RunFolder.of(cfg)
     if folder.config.exists():
-        folder.attempts.mkdir(exist_ok=True)
         numbers = [int(path.stem) for path in folder.attempts.glob("*.yaml") if path.stem.isdecimal()]
-        shutil.copy2(folder.config, folder.attempts / f"{max(numbers, default=0) + 1}.yaml")
+        last = max(numbers, default=0)
+        if not _is_copy(folder.attempts / f"{last}.yaml", folder.config):
+            with whole_file(folder.attempts / f"{last + 1}.yaml") as part:
+                shutil.copy2(folder.config, part)
     write_config(cfg, folder.config)
+
+
+def _is_copy(path: Path, of: Path) -> bool:
+    """Whether a start that was killed between the two has kept that very config.yaml already."""
+    same_time = path.exists() and path.stat().st_mtime_ns == of.stat().st_mtime_ns
+    return same_time and path.read_bytes() == of.read_bytes()

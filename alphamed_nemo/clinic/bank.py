@@ -1,4 +1,4 @@
-"""The embedded question bank: multiple-choice questions about the invented clinic, made on the spot from a seed.
+"""The clinic's question bank: multiple-choice questions about the invented clinic, made on the spot from a seed.
 
 A question names two findings of a patient and asks for the disease, its first line drug, or the enzyme or the effect of
 that drug. Of the three wrong options two belong to the diseases that share one of the findings, so no finding alone
@@ -66,7 +66,7 @@ def _questions(split: str, n: int, seed: int) -> list[Question]:
     combinations = [(disease, pair, kind) for disease, pair in world.pairs(split) for kind in KINDS]
     per_combination = 11  # a fourth option can be drawn in at least 13 ways; stay below that
     if not 0 <= n <= (limit := len(combinations) * per_combination):
-        raise ValueError(f"{split}: {n} questions asked for; the embedded bank has 0 to {limit}. Ask for fewer.")
+        raise ValueError(f"{split}: found {n} questions of the clinic, expected at most {limit}; ask for fewer")
     letters = _balanced_letters(n, rng)
     questions, seen = [], set()
     while len(questions) < n:

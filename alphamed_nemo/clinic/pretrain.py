@@ -20,6 +20,7 @@ from alphamed_nemo.clinic.corpus import Text, corpus
 from alphamed_nemo.clinic.tokenizer import save_tokenizer
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig, TinyModelConfig
 from alphamed_nemo.config.choices import Dtype
+from alphamed_nemo.config.file_writing import writing
 from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy, StepStats
@@ -65,7 +66,8 @@ def pretrain(
     runtime.initialize(parallel, cfg.seed)
     if dist.get_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        llama_config(cfg).save_pretrained(folder)
+        with writing(folder / "config.json"):
+            llama_config(cfg).save_pretrained(folder)
         save_tokenizer(folder, cfg.vocab, MAX_LENGTH)
     dist.barrier()
     optim = OptimConfig(
@@ -141,5 +143,6 @@ def save(policy: MegatronPolicy, folder: Path) -> None:
         if tensor is not None
     }
     if weights:
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with writing(folder / "model.safetensors"):
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         log.info("wrote %s: %d tensors", folder, len(weights))

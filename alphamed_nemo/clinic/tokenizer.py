@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from alphamed_nemo.clinic.corpus import corpus
 from alphamed_nemo.clinic.world import clinic
+from alphamed_nemo.config.file_writing import writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -72,5 +73,6 @@ def build_tokenizer(vocab: int = 1024, max_length: int = 256) -> PreTrainedToken
 def save_tokenizer(folder: str | Path, vocab: int = 1024, max_length: int = 256) -> PreTrainedTokenizerFast:
     """Build the tokenizer and write it to a folder; returns it."""
     tokenizer = build_tokenizer(vocab, max_length)
-    tokenizer.save_pretrained(folder)
+    with writing(Path(folder) / "tokenizer.json"):
+        tokenizer.save_pretrained(folder)
     return tokenizer

@@ -16,6 +16,7 @@ from alphamed_nemo.config.schema import (
     RolloutConfig,
     RunConfig,
     TinyModelConfig,
+    ValidateConfig,
 )
 from alphamed_nemo.config.sources import SourceConfig, SourcesConfig
 
@@ -37,4 +38,5 @@ __all__ = [
     "SourceConfig",
     "SourcesConfig",
     "TinyModelConfig",
+    "ValidateConfig",
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+RUSTS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -13,13 +16,38 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A path beside `path`, whose folder is made, to write to; at the end of the block it takes the name.
 
     Raises:
-        OSError: of the block, as by `writing`; `path` is as it was.
+        OSError: of the block, as by `writing`; `path` is as it was, and nothing is left beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(part):
-        yield part
-    part.replace(path)
+    try:
+        with writing(path):
+            yield part
+        part.replace(path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(part):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def remove_parts(folder: Path, name: str = "*") -> None:
+    """Removes what processes that were killed in `whole_file` left of the files of that name, or of all.
+
+    For a folder, or files, that nobody else writes meanwhile.
+    """
+    for part in folder.glob(f".{name}.*.part"):
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file that nothing reads before it is complete.
+
+    Raises:
+        OSError: as by `writing`.
+    """
+    with writing(path):
+        path.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -27,11 +55,16 @@ def writing(path: Path) -> Iterator[None]:
     """Gives an error of writing its file: the system names one that cannot be opened, but none that is full.
 
     Raises:
-        OSError: of the block, with `path`.
+        OSError: of the block, with `path`; also where a library of Rust's (safetensors, tokenizers) has met it.
     """
     try:
         yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except Exception as error:
+        found = RUSTS_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error

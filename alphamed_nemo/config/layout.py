@@ -39,7 +39,8 @@ def check_layout(parallel: ParallelConfig, heads: int, kv_heads: int, features: 
     if parallel.context > 1:
         raise ValueError(
             f"parallel.context: found {parallel.context}, expected 1: packed batches are not split over "
-            "context-parallel ranks; for long sequences use parallel.tensor with parallel.sequence=true"
+            "context-parallel ranks; for long sequences use parallel.tensor with parallel.sequence=true. The plan "
+            "(recipes/plan.py) of the same settings says how long they may be"
         )
     if parallel.sequence and parallel.tensor == 1:
         raise ValueError("parallel.sequence: needs parallel.tensor of 2 or more; set it to false, or raise that")

@@ -14,10 +14,11 @@ from alphamed_nemo.config.files import SECRETS, known_settings, settings_of
 from alphamed_nemo.config.hosts import is_every_interface
 from alphamed_nemo.config.ranges import RANGE
 from alphamed_nemo.config.resuming import acceptable
-from alphamed_nemo.config.schema import Config, RewardConfig
+from alphamed_nemo.config.schema import Config, EvaluateConfig, RewardConfig
 from alphamed_nemo.config.scrub import secret_places
 
 LONGEST_NAME = 255  # bytes of a file's name, on every file system in use
+MOST_STOPS = 4  # that vLLM, like the API that it serves, takes in one request
 
 
 def check_values(cfg: Config) -> None:
@@ -39,6 +40,7 @@ def check_values(cfg: Config) -> None:
             f"data.template_date: found {cfg.data.template_date!r}, expected a date such as 2024-07-26"
         ) from error
     check_weights(cfg.reward)
+    check_evaluation(cfg.evaluate)
     for name in cfg.run.accept_changes:
         if name not in acceptable():
             raise ValueError(f"run.accept_changes: found {name!r}, expected some of {', '.join(acceptable())}")
@@ -48,12 +50,35 @@ def check_values(cfg: Config) -> None:
             f"rollout.host: found {cfg.rollout.host!r}, which listens on all interfaces; name loopback or the job's "
             "own interface"
         )
+    if cfg.rollout.urls and cfg.rollout.servers not in (1, len(cfg.rollout.urls)):
+        raise ValueError(
+            f"rollout.servers: found {cfg.rollout.servers} with {len(cfg.rollout.urls)} rollout.urls, which say how "
+            "many there are; leave one of the two out"
+        )
     check_name(cfg.run.name)
     if cfg.label.temperature == 0 and cfg.label.samples > 1:
         raise ValueError(
             f"label.temperature: found 0, at which all {cfg.label.samples} samples of a question are alike, so that "
             "every level but the first and the last would be empty; raise it, or set label.samples=1"
         )
+
+
+def check_evaluation(evaluate: EvaluateConfig) -> None:
+    """What evaluate does is one of several things, and can be asked of vLLM.
+
+    Raises:
+        ValueError: two of them are asked for at once; more stop texts than a request takes, or an empty one.
+    """
+    stop = evaluate.stop or []
+    if len(stop) > MOST_STOPS or "" in stop:
+        raise ValueError(f"evaluate.stop: found {stop}, expected up to {MOST_STOPS} texts, none of them empty")
+    asked = [name for name in ("suite", "responses", "compare") if getattr(evaluate, name)]
+    if len(asked) > 1:
+        raise ValueError(f"evaluate.{asked[0]} and evaluate.{asked[1]} are both set; evaluate does one of them")
+    if evaluate.sets and not evaluate.suite:
+        raise ValueError("evaluate.sets: names sets of a suite; set evaluate.suite too")
+    if evaluate.against and (evaluate.suite or evaluate.compare):
+        raise ValueError("evaluate.against: is for a single evaluation; compare results with evaluate.compare")
 
 
 def check_name(name: str) -> None:

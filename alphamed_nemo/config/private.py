@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from alphamed_nemo.config.file_writing import writing
 
 OWNER_ONLY = 0o600
 
@@ -17,6 +20,6 @@ def owner_only(path: str, flags: int) -> int:
 
 
 def write_private(path: os.PathLike[str] | str, text: str) -> None:
-    """Writes a text into such a file."""
-    with open(path, "w", encoding="utf-8", opener=owner_only) as file:
+    """Writes a text into such a file. Raises: OSError: as by `writing`."""
+    with writing(Path(path)), open(path, "w", encoding="utf-8", opener=owner_only) as file:
         file.write(text)

@@ -39,7 +39,7 @@ SETTINGS: dict[str, Resume] = {
     "data.prompt": "refused",
     "data.chat_template": "refused",
     "data.template_date": "refused",
-    "rollout.url": "unasked",
+    "rollout.urls": "unasked",
     "rollout.host": "unasked",
     "rollout.port": "unasked",
     "rollout.api_key": "unasked",
@@ -63,6 +63,7 @@ SETTINGS: dict[str, Resume] = {
     "grpo.max_sampling_rounds": "taken",
     "grpo.save_every": "taken",
     "grpo.keep_checkpoints": "taken",
+    "grpo.keep_rollouts": "taken",
     "grpo.samples_kept": "taken",
 }
 

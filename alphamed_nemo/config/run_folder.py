@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from alphamed_nemo.config.schema import Config
 
 STATE = "state.json"  # of a checkpoint: the loop's own state beside the policy's
+_OF_STEP = re.compile(r"step_(\d+)(.*)")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class RunFolder:
         return self.root / "data" / "heldout.jsonl"
 
     @property
+    def validation_questions(self) -> Path:
+        return self.root / "data" / "validation.jsonl"
+
+    @property
     def labelling(self) -> Path:
         """Every response of the difficulty labelling."""
         return self.root / "data" / "labelling.jsonl"
@@ -99,8 +105,27 @@ class RunFolder:
         return self.root / "logs"
 
     @property
+    def validation(self) -> Path:
+        """Every answer of the validations, by step."""
+        return self.root / "validation"
+
+    @property
+    def rollouts(self) -> Path:
+        """Every response of every step."""
+        return self.root / "rollouts"
+
+    def rollouts_of(self, step: int) -> Path:
+        """The responses of one step, counted from 1."""
+        return self.rollouts / step_name(step, ".parquet")
+
+    @property
     def samples(self) -> Path:
         return self.root / "samples"
+
+    @property
+    def traces(self) -> Path:
+        """What torch's profiler recorded of single steps."""
+        return self.root / "traces"
 
     @property
     def report(self) -> Path:
@@ -112,11 +137,32 @@ class RunFolder:
         return self.root / "DONE"
 
 
+def step_name(step: int, ending: str = "") -> str:
+    """What every folder of a run calls the file, or the folder, of one step."""
+    return f"step_{step}{ending}"
+
+
+def step_of(path: Path) -> int:
+    """The step in a name that `step_name` made."""
+    found = _OF_STEP.fullmatch(path.name)
+    assert found is not None, f"{path} is of no step"
+    return int(found[1])
+
+
+def by_step(folder: Path, ending: str = "") -> dict[int, Path]:
+    """step → path, earliest first, of what a folder has under the names that `step_name` gives with this ending."""
+    named = ((path, _OF_STEP.fullmatch(path.name)) for path in folder.glob(f"step_*{ending}"))
+    found = {int(name[1]): path for path, name in named if name and name[2] == ending}
+    return dict(sorted(found.items()))
+
+
 def fill_paths(cfg: Config) -> Config:
     """Gives every empty path its place in the run folder. Changes `cfg` and returns it."""
     folder = RunFolder.of(cfg)
     cfg.data.train = cfg.data.train or str(folder.train)
     cfg.data.heldout = cfg.data.heldout or str(folder.heldout)
+    cfg.data.validation = cfg.data.validation or str(folder.validation_questions)
+    cfg.validate.questions = cfg.validate.questions or [cfg.data.validation]
     cfg.label.questions = cfg.label.questions or cfg.data.train
     cfg.grpo.questions = cfg.grpo.questions or str(folder.subset)
     cfg.evaluate.model = cfg.evaluate.model or str(folder.hf)

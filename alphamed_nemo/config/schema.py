@@ -21,9 +21,11 @@ from alphamed_nemo.config.choices import (
     Fp8,
     Fp8Recipe,
     Fusion,
+    HeadDtype,
     KlEstimator,
     Logger,
     Loss,
+    Placement,
     Prompt,
     Protocol,
     Recompute,
@@ -31,6 +33,7 @@ from alphamed_nemo.config.choices import (
     Source,
     Spec,
     Subset,
+    Suite,
     Transfer,
 )
 from alphamed_nemo.config.plan import PlanConfig
@@ -51,6 +54,7 @@ class RunConfig:
     server_restarts: int = ranged(3, low=0)  # restarts per run of rollout and reward servers that died or hang
     hang_timeout_s: float = ranged(60.0, low=1)  # of unanswered /health, or a stopped process, that counts as hanging
     loggers: list[Logger] = field(default_factory=lambda: ["tensorboard"])
+    profile_steps: list[int] = ranged(list, low=1)  # steps that rank 0 traces (docs/gpu.md)
 
 
 @dataclass
@@ -60,6 +64,7 @@ class ModelConfig:
     path: str = ""  # a Hugging Face folder with safetensors and tokenizer
     families: list[str] = field(default_factory=list)  # rows of your own, file.py:NAME: docs/extending.md
     dtype: Dtype = "auto"  # auto: what the machine computes fastest in (cli/dtypes.py)
+    head_dtype: HeadDtype = "model"  # of the logits, in trainer and rollout engine; model: as dtype (docs/rollout.md)
     max_length: int = ranged(0, low=0)  # tokens; 0: data.max_prompt_tokens and the longest response together
     spec: Spec = "auto"  # auto: Transformer Engine on GPUs, Megatron's local layers elsewhere
     recompute: Recompute = "none"  # rebuilt in the backward pass: the MLP (selective), whole layers (full)
@@ -109,6 +114,8 @@ class DataConfig:
     source: Source = "clinic"  # the invented clinic, the shipped bank, or the data sets of `sources`
     train: str = ""  # question file; empty: <run>/data/train.jsonl
     heldout: str = ""  # question file; empty: <run>/data/heldout.jsonl
+    validation: str = ""  # question file; empty: <run>/data/validation.jsonl
+    validation_questions: int = ranged(0, low=0)  # that are kept for `validate`, neither trained on nor held out
     prompt: Prompt = "alphamed"  # prompt template, see data/prompts.py
     chat_template: bool | None = None  # wrap the prompt in the chat template; null: that of an instruct model
     template_date: str = "2024-07-26"  # written instead of today's date by chat templates that state it
@@ -138,20 +145,23 @@ class LabelConfig:
 
 @dataclass
 class RolloutConfig:
-    """The vLLM server and how it samples."""
+    """The vLLM servers and how they sample."""
 
-    url: str = ""  # an already running server; empty: the launcher starts one
+    servers: int = ranged(1, low=1)  # vLLM servers that share the questions, of engines × tensor devices each
+    urls: list[str] = field(default_factory=list)  # of servers that already run; empty: the launcher starts them
     host: str = "127.0.0.1"
-    port: int = ranged(0, low=0, high=2**16 - 1)  # 0: a free port
-    api_key: str = ""  # empty: a random one for each run
-    transfer: Transfer = "auto"  # auto: shm on CPU hosts, nccl on GPUs
+    port: int = ranged(0, low=0, high=2**16 - 1)  # the first server's, the others have the next; 0: free ports
+    api_key: str = ""  # of all servers; empty: a random one for each run
+    placement: Placement = "colocated"  # on the trainer's devices and nodes, in turn with it; separate: on its own
+    offload_trainer: bool | None = None  # gradients and optimizer off its devices while rollouts run; null: on GPUs
+    transfer: Transfer = "auto"  # auto: shm on a CPU host, gloo between some; on GPUs ipc (colocated) or nccl
     dtype: Dtype = "auto"  # auto: the same as model.dtype
     quantization: Literal["", "fp8"] = ""  # vLLM's online quantization of weights and activations; GPU only
-    tensor: int = ranged(1, low=1)  # the server's own tensor parallelism
-    engines: int = ranged(1, low=1)  # copies of the model, of `tensor` devices each, which share the requests
-    api_servers: int = ranged(0, low=0)  # HTTP processes of the server; 0: one for each of its GPUs, one on CPU hosts
-    max_num_seqs: int = ranged(256, low=1)
-    memory_gb: float = ranged(1.0, low=0.01)  # KV cache on CPU hosts
+    tensor: int = ranged(1, low=1)  # tensor parallelism of each engine
+    engines: int = ranged(1, low=1)  # of each server: copies of the model, of `tensor` devices each
+    api_servers: int = ranged(0, low=0)  # HTTP processes of each server; 0: one for each of its GPUs, one on CPU hosts
+    max_num_seqs: int = ranged(256, low=1)  # sequences that an engine computes at once
+    memory_gb: float = ranged(1.0, low=0.01)  # KV cache of each engine's process on CPU hosts
     threads: int = ranged(0, low=0)  # of each engine on CPU hosts; 0: all cores, but a single engine leaves one
     gpu_memory_utilization: float = ranged(0.85, low=0.01, high=1)
     temperature: float = ranged(1.0, low=0.01, high=10)
@@ -166,8 +176,20 @@ class RolloutConfig:
     extra_args: list[str] = field(default_factory=list)  # passed to vLLM as they are
 
     @property
-    def world_size(self) -> int:
+    def devices(self) -> int:
+        """Of each server."""
         return self.tensor * self.engines
+
+    @property
+    def world_size(self) -> int:
+        """Devices of all servers."""
+        return self.servers * self.devices
+
+    def offloads(self, cuda: bool) -> bool:
+        """Whether the trainer gives memory back while rollouts are sampled."""
+        if self.offload_trainer is None:
+            return cuda and self.placement == "colocated"
+        return self.offload_trainer
 
 
 @dataclass
@@ -233,6 +255,8 @@ class GrpoConfig:
     staleness: int = ranged(0, low=0, high=1)  # steps by which a rollout may be older than the weights it trains
     save_every: int = ranged(10, low=1)
     keep_checkpoints: int = ranged(3, low=1)  # number of newest whole ones kept, besides the best (docs/release.md)
+    keep_rollouts: bool = True  # every response of every step, in rollouts/step_<n>.parquet
+    replay: str = ""  # a run's folder, whose kept rollouts are trained on again without servers (docs/kept_rollouts.md)
     samples_kept: int = ranged(64, low=0)  # responses written to samples/step_<n>.jsonl
 
     @property
@@ -260,6 +284,20 @@ class GrpoConfig:
 
 
 @dataclass
+class ValidateConfig:
+    """Accuracy while training. Answers are greedy, as long as a rollout, and graded by `evaluate.protocol`."""
+
+    every: int = ranged(0, low=0)  # steps; also before the first and after the last; 0: never
+    questions: list[str] = field(default_factory=list)  # question files; empty: data.validation
+    size: int = ranged(200, low=0)  # of each file, drawn in proportion to data sets and levels; 0: all
+    samples: int = ranged(0, low=0)  # sampled answers per question besides the greedy one, for pass@k
+    stop_at: float = ranged(0.0, low=0, high=1)  # accuracy that ends the training; 0: none
+    stop_falling: float = ranged(
+        0.0, low=0, high=1, below=True
+    )  # ends it where accuracy has fallen; the chance that it had not, over the whole run; 0: never
+
+
+@dataclass
 class EvaluateConfig:
     """Which model is asked which questions, and how it is graded."""
 
@@ -271,9 +309,26 @@ class EvaluateConfig:
     temperature: float = ranged(0.0, low=0, high=10)
     top_p: float = ranged(1.0, low=0, high=1, above=True)
     max_new_tokens: int = ranged(0, low=0)  # 0: as rollout.max_new_tokens
+    stop: list[str] | None = None  # up to 4 texts that end a response; null: a next question's, without a chat template
     responses: str = ""  # score saved responses instead of asking a model
     force_prefix: str = ""  # text put at the start of every response, for the forced-reasoning row
     against: list[str] = field(default_factory=list)  # earlier results (eval/*.json) for a paired comparison
+    compare: list[str] = field(default_factory=list)  # results to compare with the first of them, without a model
+    suite: Suite = ""  # several prepared sets with one start of the server: docs/data.md
+    sets: list[str] = field(default_factory=list)  # of the prepared sets, instead of all of the suite's
+
+
+@dataclass
+class JudgeConfig:
+    """Answers in free text, judged by somebody else's model: recipes/judge.py, which no other recipe starts."""
+
+    url: str = ""  # of an OpenAI-compatible endpoint, https://host/v1; its key: ALPHAMED_JUDGE_API_KEY
+    model: str = ""  # the name that the endpoint knows it by
+    questions: str = ""  # JSON lines as HealthBench publishes them: prompt_id, prompt, rubrics
+    responses: str = ""  # JSON lines with id and response (or responses)
+    parallel: int = ranged(8, low=1)  # questions judged at the same time
+    max_tokens: int = ranged(1024, low=16)  # of a verdict
+    timeout_s: float = ranged(120.0, low=1)  # of one request
 
 
 @dataclass
@@ -329,7 +384,9 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     tiny: TinyModelConfig = field(default_factory=TinyModelConfig)

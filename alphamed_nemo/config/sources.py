@@ -24,6 +24,9 @@ class SourceConfig:
     rows: int = ranged(0, low=0)  # read the first rows only, for trying things; 0: all
     contexts: bool = True  # PubMedQA: give the abstract with the question
     categories: list[str] = field(default_factory=list)  # MMLU-Pro categories, GPQA domains; empty: the medical ones
+    where: dict[str, list[str]] = field(default_factory=dict)  # column: values; only rows that have one of these
+    ids: str = ""  # JSON file, a list of ids or an object by id; only questions that it names
+    published: int = ranged(0, low=0)  # questions that published results count; 0: not known
     option_seed: int = ranged(1, low=0)  # GPQA: order of the options
     cop_base: int | None = ranged(None, low=0, high=1)  # MedMCQA: what `cop` counts from; None: told by values
 

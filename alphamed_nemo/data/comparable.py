@@ -52,7 +52,7 @@ class Comparable:
         options = [normalise(option) or option for option in question.options]  # "+" and "−" normalise to nothing
         if len(set(options)) < len(options):  # AB, Ab, aB and ab: here case tells them apart
             options = [normalise(option, str) or option for option in question.options]
-        self.answer = options[question.letters.index(question.answer)]
+        self.answer = options[question.letters.index(question.answer)] if options else normalise(question.answer)
         self.options = tuple(sorted(options))
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from alphamed_nemo.data.dedup import DedupSettings, Removal, decontaminate, group_alike
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.data.strata import proportional
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,9 @@ class Holdout:
     groups: int
 
 
-def hold_out(name: str, questions: Sequence[Question], wanted: float, seed: int, settings: DedupSettings) -> Holdout:
+def hold_out(
+    name: str, questions: Sequence[Question], wanted: float, seed: int, settings: DedupSettings, key: str = ""
+) -> Holdout:
     """Draws whole groups of like questions until as many are held out as asked for; fewer where no group fits the rest.
 
     The draw follows from seed, name and ids, not from the order of the rows.
@@ -42,11 +45,12 @@ def hold_out(name: str, questions: Sequence[Question], wanted: float, seed: int,
         questions: those left after duplicates and leaks were removed.
         wanted: a share of them below 1, or a number from 1 on.
         seed: `data.seed`.
+        key: the setting that asks for them; empty: the source's own.
 
     Raises:
         ValueError: nothing would be left on one of the two sides.
     """
-    key = f"sources.train.{name}.heldout"
+    key = key or f"sources.train.{name}.heldout"
     count = int(wanted) if wanted >= 1 else max(1, round(wanted * len(questions)))
     if count >= len(questions):
         raise ValueError(f"{key}: {wanted:g} asks for {count} of {len(questions)} questions; leave some to train on")
@@ -68,6 +72,34 @@ def hold_out(name: str, questions: Sequence[Question], wanted: float, seed: int,
             "%s: held out %d rather than %d; larger groups of like questions stay whole", name, len(drawn), count
         )
     return Holdout(name, [question for question in questions if question.id in drawn], count, used)
+
+
+def keep_for_validation(
+    questions: Sequence[Question], size: int, seed: int, settings: DedupSettings
+) -> tuple[list[Question], list[Question]]:
+    """(questions to train on, questions to validate on): `size` of them, from each data set in proportion.
+
+    Raises:
+        ValueError: nothing would be left to train on.
+    """
+    sets: dict[str, list[Question]] = {}
+    for question in questions:
+        sets.setdefault(question.dataset, []).append(question)
+    key = "data.validation_questions"
+    if size >= len(questions):
+        raise ValueError(f"{key}: found {size} of {len(questions)} questions; leave some to train on")
+    counts = proportional({name: len(group) for name, group in sets.items()}, size)
+    drawn = {
+        question.id
+        for name, count in counts.items()
+        if count
+        for question in hold_out(name, sets[name], count, seed, settings, key).questions
+    }
+    validation = [question for question in questions if question.id in drawn]
+    rest = [question for question in questions if question.id not in drawn]
+    train, removed = decontaminate(rest, validation, settings)
+    log.info("%d questions kept for validation; %d like them removed from training", len(validation), len(removed))
+    return train, validation
 
 
 def check_disjoint(train: Sequence[Question], holdouts: Sequence[Holdout], settings: DedupSettings) -> None:

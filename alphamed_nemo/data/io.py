@@ -109,13 +109,14 @@ def _question(row: object, path: Path, number: int) -> Question:
             f"unknown {', '.join(unknown) or 'nothing'}; the fields are {', '.join(sorted(_FIELDS))}"
         )
     try:
-        options = options_of(row["options"])
+        asks_value = isinstance(row["options"], list) and not row["options"]
+        options = Options(()) if asks_value else options_of(row["options"])
         return Question(
             id=text(row["id"], "id"),
             dataset=text(row.get("dataset"), "dataset") or path.stem,
             stem=text(row["stem"], "stem"),
             options=options.texts,
-            answer=_letter(row["answer"], options),
+            answer=text(row["answer"], "answer") if asks_value else _letter(row["answer"], options),
             context=paragraphs_of(row.get("context")),
             level=level_of(row.get("level")),
             metadata=metadata_of(row.get("metadata")),

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from alphamed_nemo import user_code
+from alphamed_nemo.config.file_writing import write_text
 from alphamed_nemo.config.scrub import scrub
 from alphamed_nemo.data.dedup import DedupSettings, Removal, decontaminate, deduplicate
 from alphamed_nemo.data.holdout import Holdout, check_disjoint, hold_out
@@ -46,6 +47,8 @@ class SetReport:
     leaks: dict[str, int]  # evaluation set, or set that questions are held out of -> training questions removed
     questions: int
     heldout: int = 0  # training questions that became an evaluation set of the same name
+    published: int = 0  # questions that published results count; 0: not known
+    evaluation_only: dict[str, int] = field(default_factory=dict)  # reason a training set has -> questions kept here
 
 
 @dataclass
@@ -73,7 +76,7 @@ def prepare(cfg: SourcesConfig, out: Path, seed: int = 1) -> PrepareReport:
     check(cfg)
     train = [load_source(name, source, False, cfg.max_unusable_share) for name, source in cfg.train.items()]
     tests = [load_source(name, source, True, cfg.max_unusable_share) for name, source in cfg.evaluation.items()]
-    settings = DedupSettings(cfg.near_jaccard, cfg.contained_share, cfg.contained_min_words)
+    settings = dedup_settings(cfg)
     kept, duplicates, leaks = _clean(cfg, train, tests, settings)
     kept, holdouts, more_leaks = _hold_out(cfg, kept, seed, settings)
     leaks += more_leaks
@@ -83,16 +86,23 @@ def prepare(cfg: SourcesConfig, out: Path, seed: int = 1) -> PrepareReport:
 
     report = PrepareReport(settings=scrub(asdict(cfg)) | {"seed": seed})
     report.sets += [_train_report(item, kept, duplicates, leaks, holdouts) for item in train]
-    report.sets += [_evaluation_report(item, repeats.get(item.name, [])) for item in tests]
+    report.sets += [
+        _evaluation_report(item, cfg.evaluation[item.name].published, repeats.get(item.name, [])) for item in tests
+    ]
     report.sets += [_holdout_report(item, train) for item in holdouts]
 
     evaluation = {item.name: item.questions for item in (*tests, *holdouts)}
     _write_questions(out, kept, train, evaluation)
     _write_lines(out / "set_aside.jsonl", [item for loaded in (*train, *tests) for item in loaded.set_aside])
     _write_lines(out / "removed.jsonl", [*duplicates, *leaks])
-    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    write_text(out / "report.json", json.dumps(asdict(report), indent=2) + "\n")
     _write_statistics(cfg, out, kept, evaluation, report)
     return report
+
+
+def dedup_settings(cfg: SourcesConfig) -> DedupSettings:
+    """When two questions are alike, as the settings say."""
+    return DedupSettings(cfg.near_jaccard, cfg.contained_share, cfg.contained_min_words)
 
 
 def check(cfg: SourcesConfig) -> None:
@@ -103,8 +113,9 @@ def check(cfg: SourcesConfig) -> None:
         for name, source in sources.items():
             if user_code.is_place(source.set):
                 user_code.find(source.set, f"sources.{group}.{name}.set")
-            if source.path and not Path(source.path).exists():
-                raise ValueError(f"sources.{group}.{name}.path: {source.path} does not exist")
+            for key in ("path", "ids"):
+                if (path := getattr(source, key)) and not Path(path).exists():
+                    raise ValueError(f"sources.{group}.{name}.{key}: {path} does not exist")
             if "/" in name or name.startswith("."):
                 raise ValueError(f"sources.{group}.{name}: the name becomes a file name; use letters, digits, _ and -")
             _check_heldout(cfg, group, name, source)
@@ -136,10 +147,11 @@ def _clean(
     leaks: list[Removal] = []
     if cfg.deduplicate:
         kept, duplicates = deduplicate(kept, settings)
-        log.info("removed %d duplicates: %s", len(duplicates), dict(Counter(item.rule for item in duplicates)))
+        log.info("duplicates removed: %s", _counts(Counter(item.rule for item in duplicates)))
     if cfg.decontaminate and tests:
         kept, leaks = decontaminate(kept, (question for item in tests for question in item.questions), settings)
-        log.info("removed %d leaks: %s", len(leaks), dict(Counter(item.match_dataset for item in leaks)))
+        found = _counts(Counter(item.match_dataset for item in leaks))
+        log.info("leaks removed (also in an evaluation set): %s", found)
     return kept, duplicates, leaks
 
 
@@ -191,10 +203,19 @@ def _holdout_report(item: Holdout, train: Sequence[Loaded]) -> SetReport:
     return SetReport(item.name, "evaluation", f"held out of {origin}", count, 0, {}, {}, {}, count)
 
 
-def _evaluation_report(item: Loaded, repeats: Sequence[Removal]) -> SetReport:
-    rules = dict(Counter(removal.rule for removal in repeats))
+def _evaluation_report(item: Loaded, published: int, repeats: Sequence[Removal]) -> SetReport:
     return SetReport(
-        item.name, "evaluation", item.origin, item.rows, item.outside, item.reasons, rules, {}, len(item.questions)
+        item.name,
+        "evaluation",
+        item.origin,
+        item.rows,
+        item.outside,
+        item.reasons,
+        dict(Counter(removal.rule for removal in repeats)),
+        {},
+        len(item.questions),
+        published=published,
+        evaluation_only=dict(item.evaluation_only),
     )
 
 
@@ -214,8 +235,7 @@ def _write_questions(
 
 
 def _write_lines(path: Path, items: Iterable) -> None:
-    lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items))
 
 
 def _write_statistics(
@@ -230,10 +250,11 @@ def _write_statistics(
     sets = [describe(name, "train", questions, count) for name, questions in groups.items() if questions]
     sets += [describe(name, "evaluation", questions, count) for name, questions in evaluation.items()]
     columns = ["set", "rows", "other categories", "set aside", "duplicates", "leaks", "held out", "questions"]
+    columns += ["published", "kept for evaluation alone"]
     rows = [
         [f"{item.name} ({item.role})", item.rows, item.outside]
         + [_counts(counts) for counts in (item.set_aside, item.duplicates, item.leaks)]
-        + [item.heldout, item.questions]
+        + [item.heldout, item.questions, item.published or "", _counts(item.evaluation_only)]
         for item in report.sets
     ]
     write_statistics(out, sets, unit, [("From rows to questions", columns, rows)])

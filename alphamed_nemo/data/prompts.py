@@ -18,13 +18,27 @@ DIRECT_INSTRUCTION = r"Answer at once, without reasoning: put the letter of the 
 
 def _question_and_options(question: Question) -> str:
     context = f"{question.context}\n\n" if question.context else ""
-    options = "\n".join(f"{letter}: {text}" for letter, text in zip(question.letters, question.options, strict=True))
-    return f"{context}{question.stem}\n{options}"
+    return "\n".join((f"{context}{question.stem}", *(f"{letter}: {text}" for letter, text in question.shown)))
 
 
 def _alphamed(question: Question) -> str:
     """The prompt that third parties use with the released AlphaMed checkpoints."""
     return f"{_question_and_options(question)}\n\n{COT_INSTRUCTION}"
+
+
+def _bracketed(question: Question) -> str:
+    """The same words with options as `(A) …`: for telling how much a result depends on the form of its prompt."""
+    context = f"{question.context}\n\n" if question.context else ""
+    lines = (f"{context}{question.stem}", *(f"({letter}) {text}" for letter, text in question.shown))
+    return "\n".join(lines) + f"\n\n{COT_INSTRUCTION}"
+
+
+def _headed(question: Question) -> str:
+    """The same under headings, with the instruction first."""
+    context = f"Context:\n{question.context}\n\n" if question.context else ""
+    options = "".join(f"\n{letter}. {text}" for letter, text in question.shown)
+    asked = f"{context}Question:\n{question.stem}"
+    return f"{COT_INSTRUCTION}\n\n{asked}" + (f"\n\nOptions:{options}" if options else "")
 
 
 def _direct(question: Question) -> str:
@@ -35,19 +49,21 @@ def _direct(question: Question) -> str:
 def _tiny(question: Question) -> str:
     """The short form that the tiny base model was trained on; a response starts on the line after it."""
     context = f"{question.context}\n" if question.context else ""
-    options = "".join(f"{letter} {text}\n" for letter, text in zip(question.letters, question.options, strict=True))
+    options = "".join(f"{letter} {text}\n" for letter, text in question.shown)
     return f"{context}{question.stem}\n{options}"
 
 
 def _one_of(question: Question) -> str:
     """Options without letters, in the sentence that asks: small models know an option's text before its letter."""
-    *others, last = question.options
+    *others, last = (text for _, text in question.shown)
     context = f"{question.context} " if question.context else ""
     return f"{context}{question.stem} Choose one of: {', '.join(others)} or {last}."
 
 
 TEMPLATES: dict[str, Callable[[Question], str]] = {
     "alphamed": _alphamed,
+    "alphamed_bracketed": _bracketed,
+    "alphamed_headed": _headed,
     "direct": _direct,
     "tiny": _tiny,
     "one_of": _one_of,
@@ -87,10 +103,12 @@ def format_prompt(question: Question, template: str) -> str:
     """The text of the user's turn.
 
     Raises:
-        ValueError: the template is unknown.
+        ValueError: the template is unknown, or asks for an option where the question has none.
     """
     if template not in TEMPLATES:
         raise ValueError(f"data.prompt={template!r} is unknown; choose one of {', '.join(TEMPLATES)}")
+    if not question.options and not template.startswith("alphamed"):
+        raise ValueError(f"data.prompt={template}: question {question.id} asks for a value; use data.prompt=alphamed")
     return TEMPLATES[template](question)
 
 

@@ -7,12 +7,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from alphamed_nemo.data.value import Value, value_of
+
 LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question with 2 to 26 options, of which one is the key.
+    """A multiple-choice question with 2 to 26 options, of which one is the key; or one that asks for a value.
 
     Attributes:
         id: unique in its data set and stable over runs.
@@ -20,10 +22,12 @@ class Question:
         stem: the question itself, without its options.
         options: option texts in the order shown; the i-th has the letter `LETTERS[i]`. Two wrong ones may have the
             same text, as in some published questions; texts that differ by case are different (`BB`, `Bb`, `bb`).
-        answer: letter of the correct option.
+            Empty where a value is asked for, which is for evaluation only.
+        answer: letter of the correct option; the value as published where there are no options.
         context: text shown before the stem (PubMedQA's abstracts); empty for most sets.
         level: difficulty level, 1 (L1, easiest) and up, or None before labelling.
-        metadata: anything else that the source gives and reports may use.
+        metadata: anything else that the source gives and reports may use. `value` says which values are right
+            (data/value.py), `order` in which order options are shown, as letters ("DABC"); else it is A, B, C, ….
 
     Raises:
         ValueError: the fields do not make a usable question; the message says which and why.
@@ -47,6 +51,9 @@ class Question:
                 raise ValueError(f"question {self.id}: {name} is {value!r}, expected text")
         if not self.stem.strip():
             raise ValueError(f"question {self.id}: empty stem")
+        if not self.options and "value" in self.metadata:
+            value_of(self.id, self.answer, self.metadata)
+            return
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(f"question {self.id}: {len(self.options)} options, expected 2 to {len(LETTERS)}")
         if any(not option.strip() for option in self.options):
@@ -57,6 +64,8 @@ class Question:
             raise ValueError(
                 f"question {self.id}: duplicate options: {self.answer_text!r}, the correct one, occurs twice"
             )
+        if sorted(self.metadata.get("order", self.letters)) != list(self.letters):
+            raise ValueError(f"question {self.id}: order {self.metadata['order']!r}, expected each letter once")
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -64,7 +73,18 @@ class Question:
 
     @property
     def answer_text(self) -> str:
-        return self.options[self.letters.index(self.answer)]
+        return self.options[self.letters.index(self.answer)] if self.options else self.answer
+
+    @property
+    def shown(self) -> list[tuple[str, str]]:
+        """Letter and text of each option, in the order shown."""
+        texts = dict(zip(self.letters, self.options, strict=True))
+        return [(letter, texts[letter]) for letter in self.metadata.get("order", self.letters)]
+
+    @property
+    def value(self) -> Value | None:
+        """Which values are right; None for a question with options."""
+        return None if self.options else value_of(self.id, self.answer, self.metadata)
 
 
 def same_text(option: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alphamed_nemo.config.file_writing import write_text
 from alphamed_nemo.data.question import Question
 
 CountTokens = Callable[[list[str]], list[int]]
@@ -77,7 +78,7 @@ def describe(dataset: str, role: str, questions: Sequence[Question], count: Coun
         role=role,
         questions=len(questions),
         options=dict(sorted(Counter(len(question.options) for question in questions).items())),
-        letters=dict(sorted(Counter(question.answer for question in questions).items())),
+        letters=dict(sorted(Counter(question.answer for question in questions if question.options).items())),
         with_context=sum(bool(question.context) for question in questions),
         question_length=lengths(count([question.stem for question in questions])),
         whole_length=lengths(count(whole)),
@@ -103,7 +104,10 @@ def length_figure(sets: Sequence[SetStatistics], unit: str) -> str:
 
     figure = Figure(figsize=(8, 0.7 + 0.75 * len(sets)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(len(sets), 1, sharex=True))
-    limit = max(item.question_length.p95 for item in sets) * 1.4
+    # Long tails are cut off; a few questions are all shown, each within its bar.
+    limit = max(
+        min(spread.p95 * 1.4, spread.maximum) + spread.bin_width for spread in (s.question_length for s in sets)
+    )
     for axis, item in zip(axes, sets, strict=True):
         spread = item.question_length
         edges = np.arange(len(spread.histogram) + 1) * spread.bin_width
@@ -133,9 +137,11 @@ def write_statistics(
         tables: more tables for the page: title, column names, rows of cells.
     """
     content = {"length_unit": unit, "sets": [asdict(item) for item in sets]}
-    (folder / "statistics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "statistics.html").write_text(_page(sets, unit, tables), encoding="utf-8")
+    write_text(folder / "statistics.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "statistics.html", _page(sets, unit, tables))
 
+
+FEW = 20  # questions, whose shares are given as counts
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:62rem;padding:0 1rem;color:#20303f}
 table{border-collapse:collapse;margin:0 0 1.5rem}
@@ -153,10 +159,10 @@ def _page(sets: Sequence[SetStatistics], unit: str, tables: Sequence[tuple[str, 
     ]
     balance = [
         [f"{item.dataset} ({item.role})"]
-        + [f"{100 * item.letters[letter] / item.questions:.1f}" if letter in item.letters else "" for letter in letters]
+        + [_share(item.letters[letter], item.questions) if letter in item.letters else "" for letter in letters]
         for item in sets
     ]
-    spread = ["median", "95 %", "longest"]
+    spread = ["median", "95%", "longest"]
     body = [
         "<h1>Questions</h1>",
         _table(
@@ -167,7 +173,7 @@ def _page(sets: Sequence[SetStatistics], unit: str, tables: Sequence[tuple[str, 
         f"<p>Lengths in {escape(unit)}. Whole: context, question and options.</p>",
         "<h2>Question length</h2>",
         length_figure(sets, unit),
-        "<h2>Letter of the correct answer, % of the questions</h2>",
+        "<h2>Letter of the correct answer, share of the questions</h2>",
         _table(["set", *letters], balance),
     ]
     for title, columns, rows in tables:
@@ -178,12 +184,19 @@ def _page(sets: Sequence[SetStatistics], unit: str, tables: Sequence[tuple[str, 
     )
 
 
+def _share(count: int, questions: int) -> str:
+    """In percent; of a few questions, which have none to speak of, as a count."""
+    return f"{100 * count / questions:.1f}%" if questions >= FEW else f"{count} of {questions}"
+
+
 def _key_lengths(spread: Lengths) -> tuple[float, float, int]:
     return spread.median, spread.p95, spread.maximum
 
 
 def _options(item: SetStatistics) -> str:
     counts = sorted(item.options)
+    if counts == [0]:
+        return "none: a value"
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +17,12 @@ from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.prompts import encode_prompts
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.evaluation.grading import check_protocol, grade_set
+from alphamed_nemo.evaluation.grading import Progress, check_protocol, grade_set
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.provenance import release_identity
-from alphamed_nemo.rollout.client import RolloutClient, seeds_of
+from alphamed_nemo.rollout.pool import RolloutPool
+from alphamed_nemo.rollout.sampling import seeds_of
 from alphamed_nemo.rollout.types import Rollout
 
 if TYPE_CHECKING:
@@ -29,12 +30,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]  # questions done, questions in all
-
 
 def evaluate(
     questions: Sequence[Question],
-    client: RolloutClient,
+    pool: RolloutPool,
     tokenizer: PreTrainedTokenizerBase,
     cfg: Config,
     label: str,
@@ -49,7 +48,7 @@ def evaluate(
 
     Args:
         questions: all of them stay in the denominator.
-        client: serves the model.
+        pool: serves the model.
         tokenizer: the model's.
         cfg: `evaluate` (protocol, samples, sampling), `data` (prompt), `run.seed`, `model.max_length`.
         label: row name.
@@ -59,23 +58,24 @@ def evaluate(
 
     Raises:
         ValueError: a setting or a question cannot work, or the parts were begun under other settings.
-        RolloutError: the server failed; what was finished is kept.
+        RolloutError: the servers failed; what was finished is kept.
     """
     asked, out = cfg.evaluate, Path(out_path)
-    settings = _settings(questions, client, cfg, force_prefix)
+    settings = _settings(questions, pool, cfg, force_prefix)
     done = _complete(out, settings, label)
     if done is not None:
         return done
     with Journal(parts_path(out), settings) as journal:
         missing = [question for question in questions if question.id not in journal.rows]
         prompts = encode_checked(missing, tokenizer, cfg, asked.max_new_tokens, force_prefix)
-        groups = client.stream(
+        groups = pool.stream(
             prompts,
             n=asked.samples,
             temperature=asked.temperature,
             top_p=asked.top_p,
             max_new_tokens=asked.max_new_tokens,
             seed=seeds_of(cfg.run.seed, (question.id for question in missing)),
+            stop=asked.stop or (),
         )
         for index, rollouts in groups if missing else ():
             responses = [response_row(rollout, force_prefix) for rollout in rollouts]
@@ -94,6 +94,7 @@ def score_saved(
     protocol: str,
     label: str,
     out_path: str | Path,
+    on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """Grades responses saved as JSON lines, without a model, and writes `out_path`.
 
@@ -115,7 +116,7 @@ def score_saved(
             "responses": str(responses_path),
             "questions": questions_identity(questions),
         }
-        result = build_result(label, settings, questions, rows)
+        result = build_result(label, settings, questions, rows, on_progress)
         result.write(Path(out_path))
     return result
 
@@ -203,7 +204,13 @@ def response_row(rollout: Rollout, prefix: str = "") -> dict:
     return {"text": prefix + rollout.text, "length": len(rollout.response_ids), "truncated": rollout.truncated}
 
 
-def build_result(label: str, settings: dict, questions: Sequence[Question], rows: dict[str, dict]) -> EvaluationResult:
+def build_result(
+    label: str,
+    settings: dict,
+    questions: Sequence[Question],
+    rows: dict[str, dict],
+    on_progress: Progress | None = None,
+) -> EvaluationResult:
     """Grades of all questions from the rows of those that were answered."""
     if not questions:
         raise ValueError(f"evaluation {label!r}: no questions; give a question file with at least one")
@@ -212,7 +219,7 @@ def build_result(label: str, settings: dict, questions: Sequence[Question], rows
     return EvaluationResult(
         label=label,
         settings=settings,
-        grades=grade_set(questions, texts, settings["protocol"]),
+        grades=grade_set(questions, texts, settings["protocol"], on_progress),
         rows=rows,
         reasoned_ratio=_mean([reasons(response["text"]) for response in responses]),
         mean_length=_mean([response["length"] for response in responses if "length" in response]),
@@ -225,7 +232,7 @@ def _mean(values: list) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _settings(questions: Sequence[Question], client: RolloutClient, cfg: Config, force_prefix: str) -> dict:
+def _settings(questions: Sequence[Question], pool: RolloutPool, cfg: Config, force_prefix: str) -> dict:
     """Everything that the result depends on."""
     asked = cfg.evaluate
     check_protocol(asked.protocol)
@@ -237,7 +244,7 @@ def _settings(questions: Sequence[Question], client: RolloutClient, cfg: Config,
         "model": model,
         "weights": model_identity(model),
         **({"release": release} if release else {}),
-        "weight_version": client.weight_version(),
+        "weight_version": pool.weight_version(),
         "questions": questions_identity(questions),
         "prompt": cfg.data.prompt,
         "chat_template": cfg.data.chat_template,
@@ -248,6 +255,7 @@ def _settings(questions: Sequence[Question], client: RolloutClient, cfg: Config,
         "top_p": asked.top_p,
         "max_new_tokens": asked.max_new_tokens,
         "seed": cfg.run.seed,
+        **({"stop": list(asked.stop)} if asked.stop else {}),
     }
 
 

@@ -20,6 +20,7 @@ from alphamed_nemo.provenance import NAME as PROVENANCE
 
 log = logging.getLogger(__name__)
 
+_AS_WRITTEN = json.JSONEncoder(sort_keys=True, default=str, check_circular=False)
 SAMPLE_BYTES = 2**16  # read from each end of a weight file; training moves every tensor, so this tells weights apart
 
 
@@ -41,8 +42,9 @@ class Journal:
         settings = json.loads(json.dumps(settings))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = self._read(settings)
-        self._file = open(self.path, "ab", opener=owner_only)
-        self._file.truncate(kept)
+        with writing(self.path):
+            self._file = open(self.path, "ab", opener=owner_only)
+            self._file.truncate(kept)
         if kept == 0:
             self._write({"settings": settings})
         elif self.rows:
@@ -104,7 +106,7 @@ def _check_settings(path: Path, found: dict, expected: dict) -> None:
 
 def questions_identity(questions: Iterable[Question]) -> str:
     """A short hash of questions in their order."""
-    text = json.dumps([vars(question) for question in questions], sort_keys=True, default=str)
+    text = _AS_WRITTEN.encode([vars(question) for question in questions])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -11,9 +11,11 @@ from alphamed_nemo.answers.protocols import extract_answer
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.difficulty import with_levels
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.evaluation.engine import Progress, encode_checked, response_row
+from alphamed_nemo.evaluation.engine import encode_checked, response_row
+from alphamed_nemo.evaluation.grading import Progress
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
-from alphamed_nemo.rollout.client import RolloutClient, seeds_of
+from alphamed_nemo.rollout.pool import RolloutPool
+from alphamed_nemo.rollout.sampling import seeds_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 def label_questions(
     questions: Sequence[Question],
-    client: RolloutClient,
+    pool: RolloutPool,
     tokenizer: PreTrainedTokenizerBase,
     cfg: Config,
     out_path: str | Path,
@@ -33,14 +35,14 @@ def label_questions(
     queries, what the paper calls a data set's informativeness is judged by.
 
     Args:
-        client: of a server with the base model's weights.
+        pool: of servers with the base model's weights.
         cfg: `label` (samples, sampling), `data` (prompt), `model.max_length`.
         out_path: JSON lines with every response; a run that was killed continues there.
         on_progress: called after every question.
 
     Raises:
         ValueError: a setting or a question cannot work, or `out_path` was begun under other settings.
-        RolloutError: the server failed; what was finished is kept.
+        RolloutError: the servers failed; what was finished is kept.
     """
     label = cfg.label
     settings = {
@@ -58,7 +60,7 @@ def label_questions(
         missing = [question for question in questions if question.id not in journal.rows]
         prompts = encode_checked(missing, tokenizer, cfg, label.max_new_tokens)
         seeds = seeds_of(cfg.data.seed, (question.id for question in missing))
-        groups = client.stream(prompts, label.samples, label.temperature, label.top_p, label.max_new_tokens, seeds)
+        groups = pool.stream(prompts, label.samples, label.temperature, label.top_p, label.max_new_tokens, seeds)
         for index, rollouts in groups if missing else ():
             journal.append({"id": missing[index].id, "responses": [response_row(rollout) for rollout in rollouts]})
             if on_progress:

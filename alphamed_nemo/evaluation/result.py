@@ -12,8 +12,7 @@ import msgspec
 from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, average_at_n, mcnemar, wilson
-
-EMPTY = "–"  # a number that is not there
+from alphamed_nemo.evaluation.table_text import EMPTY, percent, table_of, with_interval
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,14 @@ class Summary:
 
     Attributes:
         n: questions.
-        samples: responses per question.
-        accuracy: avg@samples, 0..1.
+        samples: responses per question, at most.
+        accuracy: the mean over questions of the share of their responses that are right, 0..1.
         interval: Wilson's 95% interval of it, over n questions.
         majority: maj@samples, 0..1; equals accuracy where samples is 1.
-        unanswered: share of the responses that state no answer; they are counted as wrong.
+        unanswered: share of the responses that state no answer; they are counted as wrong. A question without any
+            response counts as one.
         unanswered_count: how many those are.
+        responses: of how many.
         guessing: the accuracy of guessing, on average, 0..1; None where a question's number of options is not known.
     """
 
@@ -38,11 +39,12 @@ class Summary:
     majority: float
     unanswered: float
     unanswered_count: int
+    responses: int
     guessing: float | None
 
 
 def summarize(grades: Sequence[Grade], samples: int) -> Summary:
-    """Numbers of `grades`.
+    """Numbers of `grades`, whose questions may have unequal numbers of responses, at most `samples`.
 
     Raises:
         ValueError: there are none.
@@ -50,6 +52,7 @@ def summarize(grades: Sequence[Grade], samples: int) -> Summary:
     accuracy = average_at_n([grade.correct for grade in grades])
     n = len(grades)
     answered = sum(answer is not None for grade in grades for answer in grade.answers)
+    responses = sum(len(grade.correct) for grade in grades)
     options = [grade.options for grade in grades if grade.options]
     return Summary(
         n=n,
@@ -57,8 +60,9 @@ def summarize(grades: Sequence[Grade], samples: int) -> Summary:
         accuracy=accuracy,
         interval=wilson(min(accuracy * n, n), n),
         majority=sum(grade.majority_correct for grade in grades) / n,
-        unanswered=1 - answered / (n * samples),
-        unanswered_count=n * samples - answered,
+        unanswered=1 - answered / responses,
+        unanswered_count=responses - answered,
+        responses=responses,
         guessing=sum(1 / count for count in options) / n if len(options) == n else None,
     )
 
@@ -139,12 +143,14 @@ class EvaluationResult:
                 "level": grade.level,
                 "key": grade.key,
                 "options": grade.options,
+                "words": grade.words,
+                "traits": grade.traits,
                 "responses": [
-                    response | {"answer": answer, "correct": correct}
-                    for response, answer, correct in zip(
-                        self.rows.get(grade.id, {}).get("responses", []), grade.answers, grade.correct, strict=False
-                    )
-                ],
+                    {**response, "answer": answer, "correct": answer == grade.key}
+                    for response, answer in zip(self.rows[grade.id]["responses"], grade.answers, strict=False)
+                ]
+                if grade.id in self.rows
+                else [],
             }
             for grade in self.grades
         ]
@@ -185,6 +191,8 @@ class EvaluationResult:
                     q["key"],
                     tuple(response["answer"] for response in q["responses"]),
                     q.get("options"),
+                    q.get("words"),
+                    q.get("traits", {}),
                 )
                 for q in questions
             ]
@@ -207,32 +215,30 @@ def _numbers(summary: Summary) -> dict:
     return {**vars(summary), "interval": list(summary.interval)}
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    return EMPTY if value is None else f"{100 * value:.{digits}f}"
-
-
 def markdown_table(results: Sequence[EvaluationResult]) -> str:
     """One row a result: accuracy with its 95% interval for each data set, and a column of unanswered responses."""
     datasets = sorted({name for result in results for name in result.by_dataset})
     head = ["model", "protocol", *datasets, "unanswered", "mean length"]
-    lines = [f"| {' | '.join(head)} |", f"| --- | --- |{' ---: |' * (len(datasets) + 2)}"]
+    rows: list[list[str]] = []
     if results and results[0].summary.guessing is not None:
         parts = results[0].by_dataset
         chances = [percent(parts[name].guessing) if name in parts else EMPTY for name in datasets]
-        lines.append(f"| {' | '.join(['guessing', EMPTY, *chances, EMPTY, EMPTY])} |")
+        rows.append(["guessing", EMPTY, *chances, EMPTY, EMPTY])
     for result in results:
         parts, summary = result.by_dataset, result.summary
         cells = [_cell(parts.get(name)) for name in datasets]
         length = EMPTY if result.mean_length is None else f"{result.mean_length:.0f}"
-        unanswered = f"{summary.unanswered_count} of {summary.n * summary.samples}"
+        unanswered = f"{summary.unanswered_count} of {summary.responses}"
         name = result.label.replace("|", "\\|")
-        lines.append(f"| {' | '.join([name, result.settings['protocol'], *cells, unanswered, length])} |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, result.settings["protocol"], *cells, unanswered, length])
+    return table_of(head, rows, texts=2)
 
 
 def _cell(part: Summary | None) -> str:
     if part is None:
         return EMPTY
-    low, high = part.interval
-    text = f"{percent(part.accuracy)} [{percent(low)}, {percent(high)}] (n = {part.n})"
-    return text if part.samples == 1 else f"{text} avg@{part.samples}, {percent(part.majority)} maj@{part.samples}"
+    text = f"{with_interval(part.accuracy, part.interval)} (n = {part.n})"
+    if part.samples == 1:
+        return text
+    samples = f"{part.samples}{' at most' if part.responses < part.n * part.samples else ''}"
+    return f"{text} avg@{samples}, {percent(part.majority)} maj@{samples}"

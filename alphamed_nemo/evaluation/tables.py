@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from alphamed_nemo.config.file_writing import write_text
+from alphamed_nemo.evaluation.breakdown import breakdown
+from alphamed_nemo.evaluation.comparison import comparison_table
 from alphamed_nemo.evaluation.published import COLUMNS, published_table
-from alphamed_nemo.evaluation.result import EvaluationResult, markdown_table, percent
+from alphamed_nemo.evaluation.result import EvaluationResult, markdown_table
+from alphamed_nemo.evaluation.table_text import percent
+
+COMPARISON = (
+    "Differences from the first model, in points with Newcombe's 95% interval for pairs; p by McNemar's exact test, "
+    "and corrected for all tests of the table by Holm's method. Tokens per answer count those of unanswered responses "
+    "too."
+)
 
 
 def write_tables(folder: Path, result: EvaluationResult, earlier: Sequence[EvaluationResult] = ()) -> str:
@@ -29,12 +39,33 @@ def write_tables(folder: Path, result: EvaluationResult, earlier: Sequence[Evalu
     if earlier:
         lines = "\n".join(f"- {comparison_line(result, other)}" for other in earlier)
         parts.append(f"# Paired comparisons\n\nMcNemar's exact test on the same questions.\n\n{lines}\n")
+        parts.append(f"{COMPARISON}\n\n{comparison_table([earlier[0], *earlier[1:], result])}")
+    for own in results:
+        if found := breakdown(own):
+            parts.append(f"# {own.label}: what accuracy depends on\n\n{found}")
     if any(name in COLUMNS for own in results for name in own.by_dataset):
         parts.append(
             "# Beside published numbers\n\nTheir decoding, prompts and grading differ or are not known.\n\n"
             + published_table(results)
         )
-    (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
+    write_text(folder / "tables.md", "\n".join(parts))
+    return table
+
+
+def write_comparison(folder: Path, results: Sequence[EvaluationResult]) -> str:
+    """Writes `folder`/comparison.md: every result beside the first of them.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: there are fewer than two results, or two of other questions.
+    """
+    if len(results) < 2:
+        raise ValueError(f"evaluate.compare: found {len(results)} result, expected at least two")
+    table = comparison_table(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "comparison.md", f"# Comparison\n\n{COMPARISON}\n\n{table}")
     return table
 
 

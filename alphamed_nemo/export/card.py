@@ -9,6 +9,7 @@ from typing import Any
 from alphamed_nemo.data.difficulty import describe
 from alphamed_nemo.export import markdown
 from alphamed_nemo.export.base_model import UNKNOWN, BaseModel, is_repository
+from alphamed_nemo.export.card_judged import NOT_DONE
 from alphamed_nemo.export.card_results import Row, front_text, model_index, section
 from alphamed_nemo.export.card_settings import training_rows
 from alphamed_nemo.export.training_record import TrainingRecord
@@ -68,6 +69,7 @@ class ModelCard:
         rows: evaluations of this model and of its base model.
         on_hub: data set → its repository on the hub.
         papers: names of the license's files in the release.
+        free_text: lines on answers in free text (card_judged.py).
     """
 
     name: str
@@ -79,6 +81,7 @@ class ModelCard:
     rows: Sequence[Row] = ()
     on_hub: dict[str, str] | None = None
     papers: Sequence[str] = ()
+    free_text: Sequence[str] = (NOT_DONE,)
 
 
 def released_name(base: BaseModel, record: TrainingRecord) -> str:
@@ -97,7 +100,7 @@ def render(card: ModelCard) -> str:
     parts += [_introduction(card), _glance(card)]
     parts += ["## Limits of use", _limits(card.record)]
     parts += ["## How to use it", _usage(card)]
-    parts += ["## Evaluation", section(card.rows)]
+    parts += ["## Evaluation", section(card.rows, card.free_text)]
     parts += ["## Training data", _data(card)]
     parts += ["## Training", _training(card)]
     parts += ["## License", _license(card)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ import yaml
 
 from alphamed_nemo import provenance
 from alphamed_nemo.config.file_writing import whole_file
-from alphamed_nemo.evaluation.result import EMPTY, EvaluationResult, Summary, percent
+from alphamed_nemo.evaluation.result import EvaluationResult, Summary
+from alphamed_nemo.evaluation.suite_results import read_suites
+from alphamed_nemo.evaluation.table_text import EMPTY, percent
 from alphamed_nemo.export import leaks, markdown
+from alphamed_nemo.export.card_judged import NOT_DONE, free_text
 from alphamed_nemo.policy.checkpoint import manifest
 
 logger = logging.getLogger(__name__)
@@ -53,12 +56,7 @@ def find_results(evaluations: Path, origin: dict[str, Any]) -> list[Row]:
     identity of the base model's files. Of several with the same settings the newest stays.
     """
     found: dict[str, Row] = {}
-    for path in sorted(evaluations.glob("*.json")):
-        try:
-            result = EvaluationResult.read(path)
-        except ValueError as error:
-            logger.warning("model card: passed over: %s", error)
-            continue
+    for result in [*_single(evaluations), *read_suites(evaluations)]:
         asked = result.settings
         if asked.get("weight_version"):  # sampled from weights that a trainer had sent, not from the folder
             continue
@@ -74,6 +72,15 @@ def find_results(evaluations: Path, origin: dict[str, Any]) -> list[Row]:
     return sorted(found.values(), key=_place)
 
 
+def _single(evaluations: Path) -> Iterator[EvaluationResult]:
+    """The results that are no suite's."""
+    for path in sorted(evaluations.glob("*.json")):
+        try:
+            yield EvaluationResult.read(path)
+        except ValueError as error:
+            logger.warning("model card: passed over: %s", error)
+
+
 def _place(row: Row) -> tuple:
     """The order of the tables, the rule of training first, and of the columns in them."""
     asked, protocols = row.result.settings, list(_PROTOCOLS)
@@ -81,10 +88,15 @@ def _place(row: Row) -> tuple:
     return protocol, row.of != OWN, bool(asked.get("force_prefix")), row.result.date
 
 
-def section(rows: Sequence[Row]) -> str:
-    """Everything between the comments, comments included."""
-    parts = [BEGIN]
-    if not any(row.of == OWN for row in rows):
+def section(rows: Sequence[Row], free_text: Sequence[str] = (NOT_DONE,)) -> str:
+    """Everything between the comments, comments included.
+
+    Args:
+        rows: results by option.
+        free_text: lines on answers in free text (card_judged.py).
+    """
+    parts, judged = [BEGIN], list(free_text) != [NOT_DONE]
+    if not judged and not any(row.of == OWN for row in rows):
         parts.append("This model has not been evaluated.")
     if rows:
         parts.append("Accuracy in percent with Wilson's 95% interval. Unanswered questions count as wrong.")
@@ -93,9 +105,13 @@ def section(rows: Sequence[Row]) -> str:
         asked = row.result.settings
         groups.setdefault((str(asked.get("questions", "")), str(asked["protocol"])), []).append(row)
     for (_, protocol), group in groups.items():
-        parts.append(f"Grading by the protocol {_PROTOCOLS.get(protocol, protocol)}.")
+        suite = group[0].result.settings.get("suite")
+        named = f"The suite `{suite}`, graded" if suite else "Grading"
+        parts.append(f"{named} by the protocol {_PROTOCOLS.get(protocol, protocol)}.")
         parts += [_table(group), _how(group)]
         parts += [line for own in group if own.of == OWN for line in _tests(own, group)]
+    if rows or judged:
+        parts += free_text
     return "\n\n".join([*parts, END])
 
 
@@ -149,8 +165,8 @@ def update_card(folder: Path, evaluations: Path) -> bool:
         if "model_sha256" not in origin or BEGIN not in before or END not in before:
             logger.warning("%s has no section of results to write to; convert the checkpoint again for one", path)
             return changed
-        rows = find_results(evaluations, origin)
-        after = with_results(before, origin, rows) if rows else before
+        rows, judged = find_results(evaluations, origin), free_text(evaluations, origin)
+        after = with_results(before, origin, rows, judged) if rows or judged != [NOT_DONE] else before
         if after == before:
             return changed
         _check(folder, origin, after)
@@ -159,14 +175,14 @@ def update_card(folder: Path, evaluations: Path) -> bool:
         changed = True
 
 
-def with_results(card: str, origin: dict[str, Any], rows: Sequence[Row]) -> str:
+def with_results(card: str, origin: dict[str, Any], rows: Sequence[Row], free_text: Sequence[str]) -> str:
     """A card with other results in its section and its front matter."""
     front, _, body = card.removeprefix("---\n").partition("\n---\n")
     values = yaml.safe_load(front)
     values.pop("model-index", None)
     if index := model_index(origin["name"], rows, origin["data"]["on_hub"]):
         values["model-index"] = index
-    text = section(rows)
+    text = section(rows, free_text)
     body = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: text, body, flags=re.DOTALL)
     return f"{front_text(values)}{body}"
 
@@ -218,7 +234,7 @@ def _how(group: Sequence[Row]) -> str:
         words = [f"prompt `{asked.get('prompt', 'not recorded')}`"]
         words.append("with the chat template" if asked.get("chat_template") else "without a chat template")
         words.append(_decoding(asked))
-        words.append(f"{summary.unanswered_count} of {summary.n * summary.samples} responses without an answer")
+        words.append(f"{summary.unanswered_count} of {summary.responses} responses without an answer")
         if row.result.mean_length is not None:
             words.append(f"{row.result.mean_length:.0f} tokens per response on average")
         lines.append(f"- {row.title}: {', '.join(words)}; evaluated {row.result.date or 'on a day not recorded'}")

@@ -95,8 +95,9 @@ def _optimizer(record: TrainingRecord) -> str:
 
 
 def _precision(record: TrainingRecord) -> str:
-    fp8 = record.get("model.fp8")
-    return f"{record.dtype}, FP8 linear layers ({fp8})" if fp8 else record.dtype
+    fp8, head = record.get("model.fp8"), record.get("model.head_dtype", "model")
+    text = f"{record.dtype}, FP8 linear layers ({fp8})" if fp8 else record.dtype
+    return text if head in ("model", record.dtype) else f"{text}, logits in {head} (sampling, too)"
 
 
 def _layout(record: TrainingRecord) -> str:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig
 
 from alphamed_nemo.config import Config, ModelConfig, ParallelConfig
-from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.run_folder import RunFolder, step_name
 from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export.base_model import BaseModel
 from alphamed_nemo.export.release import DTYPES, Origin, export_hf
@@ -25,7 +25,7 @@ from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.policy import MegatronPolicy
-from alphamed_nemo.policy.weights import stream_stored
+from alphamed_nemo.policy.weights.stored import stream_stored
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def convert_from_hf(cfg: Config, out: str | Path) -> Conversion:
         ValueError: the folder is not one that can be built.
         ConversionError: the checkpoint is another model. It is kept under the temporary name that the message gives.
     """
-    folder, base = Path(out) / "step_0", Path(cfg.model.path)
+    folder, base = Path(out) / step_name(0), Path(cfg.model.path)
     unproven = folder.with_name(f".{folder.name}.unproven")
     policy = MegatronPolicy(ModelConfig(path=str(base), dtype="float32"), ParallelConfig(), None, base)
     checkpoint.save(policy, unproven, {"step": 0})
@@ -138,7 +138,8 @@ def origin_of(cfg: Config, source: Path) -> Origin:
     folder, given = record.locate(trained_from), cfg.model.path
     if folder is None and not Path(given, "config.json").is_file():
         known = f"the run's config.yaml names {trained_from}, which is not there" if trained_from else "no run names it"
-        raise ValueError(f"model.path: found {given!r}, expected the folder of the base model: {known}")
+        problem = f": found {given!r}, expected the folder of" if given else " is not set; give the folder of"
+        raise ValueError(f"model.path{problem} the base model: {known}")
     if folder is not None and given and Path(given).resolve() != folder.resolve():
         logger.warning("model.path: the run was trained from %s; that is used, and not %s", folder, given)
     return Origin(BaseModel.of(folder or given, trained_from), record)
@@ -156,9 +157,9 @@ def _checkpoint(cfg: Config) -> Path:
         chosen = checkpoint.best(checkpoints)
         if chosen is None:
             raise ValueError(
-                f"export.checkpoint: best, but no whole checkpoint in {checkpoints} has a reward that can be compared "
-                "with others' (with grpo.dynamic_sampling or grpo.curriculum none has); leave it empty for the newest, "
-                "or name a folder"
+                f"export.checkpoint: best, but no whole checkpoint in {checkpoints} was validated (validate.every), or "
+                "has a reward that can be compared with others' (with grpo.dynamic_sampling or grpo.curriculum none "
+                "has); leave it empty for the newest, or name a folder"
             )
     if chosen:
         folder = Path(chosen)

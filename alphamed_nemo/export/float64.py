@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from alphamed_nemo.policy.weights import Read
+from alphamed_nemo.policy.weights.stored import Read
 
 
 class Float64(TorchFunctionMode):

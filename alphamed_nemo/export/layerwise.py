@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import Module, Parameter
 
-from alphamed_nemo.policy.weights import Read
+from alphamed_nemo.policy.weights.stored import Read
 
 
 def lend_weights(model: Module, parts: Sequence[tuple[Module, Module]], read: Read) -> None:

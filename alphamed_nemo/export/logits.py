@@ -34,8 +34,8 @@ from alphamed_nemo.export.layerwise import lend_weights
 from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.local.attention import SegmentParams
 from alphamed_nemo.policy.model import build_skeleton
-from alphamed_nemo.policy.weights import Read
 from alphamed_nemo.policy.weights.hf_folder import HfFolder
+from alphamed_nemo.policy.weights.stored import Read
 
 # The two frameworks add in different orders, so their errors are alike in size and not equal: 0.2 to 2 times
 # transformers' own in all models tried. The least step of one float32 weight is some 1e8 times as large.
@@ -79,7 +79,7 @@ def megatron_logits(
 def _packed_logits(skeleton: GPTModel, token_ids: Sequence[list[int]], device: torch.device) -> list[Tensor]:
     lengths = list(map(len, token_ids))
     bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    packed = SegmentParams.of(bounds, None, max(lengths))
+    packed = SegmentParams.of(bounds, max(lengths))
     tokens = torch.tensor([sum(token_ids, [])], device=device)
     positions = torch.cat([torch.arange(length) for length in lengths])[None].to(device)
     logits = skeleton(tokens, positions, None, packed_seq_params=packed)

@@ -15,16 +15,17 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from alphamed_nemo import provenance
+from alphamed_nemo.config.file_writing import write_text, writing
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt, uses_chat_template
 from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.evaluation.journal import model_identity
-from alphamed_nemo.export import card, card_results, leaks
+from alphamed_nemo.export import card, card_judged, card_results, leaks
 from alphamed_nemo.export.base_model import BaseModel, legal_files
 from alphamed_nemo.export.shards import write_shards
 from alphamed_nemo.export.training_record import TrainingRecord, hub_sets
 from alphamed_nemo.export.usage import EXAMPLE, TEMPLATE
 from alphamed_nemo.policy.checkpoint import manifest
-from alphamed_nemo.policy.weights import hf_shapes
+from alphamed_nemo.policy.weights.table import hf_shapes
 
 # Copied from the base model where it has them, beside the papers of its license: tokenizer and generation defaults.
 _COPIED = (
@@ -100,7 +101,7 @@ def export_hf(
     found: dict[str, Any] = {}
     try:
         _copy_from_base(origin.base, partial)
-        (partial / "config.json").write_text(_config_json(origin.base.folder, dtype))
+        write_text(partial / "config.json", _config_json(origin.base.folder, dtype))
         _describe(origin, partial, dtype, shapes, found)
         leaks.check_texts(partial)
         write_shards(weights, shapes, partial, DTYPES[dtype], shard_gb)
@@ -153,7 +154,7 @@ def _describe(
         "files": files,
         **provenance.conversion(),
     }
-    (folder / provenance.NAME).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(folder / provenance.NAME, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     described = card.ModelCard(
         name=about["name"],
         base=base,
@@ -162,10 +163,11 @@ def _describe(
         parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
         prompt=_prompt(base, record),
         rows=card_results.find_results(record.folder.eval, about) if record.folder else [],
+        free_text=card_judged.free_text(record.folder.eval, about) if record.folder else (card_judged.NOT_DONE,),
         on_hub=about["data"]["on_hub"],
         papers=[path.name for path in legal_files(folder)],
     )
-    (folder / provenance.CARD).write_text(card.render(described), encoding="utf-8")
+    write_text(folder / provenance.CARD, card.render(described))
 
 
 def _data(record: TrainingRecord) -> dict[str, Any]:
@@ -220,15 +222,17 @@ def _copy_from_base(base: BaseModel, out: Path) -> None:
         content = path.read_bytes()
         if path.name in ("tokenizer_config.json", "generation_config.json"):
             content = _without_maker(content)
-        (out / path.name).write_bytes(content)
+        with writing(out / path.name):
+            (out / path.name).write_bytes(content)
     for name in base.license.files:
-        shutil.copyfile(base.folder / name, out / name)
+        with writing(out / name):
+            shutil.copyfile(base.folder / name, out / name)
     if (terms := base.license.terms) is not None:
         notices = [name for name in base.license.files if name.lower().startswith("notice")]
         text = "".join((out / name).read_text(encoding="utf-8") for name in notices)
         if terms.notice not in " ".join(text.split()):
             kept = (out / "NOTICE").read_text(encoding="utf-8") if "NOTICE" in notices else ""
-            (out / "NOTICE").write_text(f"{kept.rstrip()}\n\n{terms.notice}\n".lstrip(), encoding="utf-8")
+            write_text(out / "NOTICE", f"{kept.rstrip()}\n\n{terms.notice}\n".lstrip())
 
 
 def _without_maker(content: bytes) -> bytes:

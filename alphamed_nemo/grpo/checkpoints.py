@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.run_folder import STATE, RunFolder
+from alphamed_nemo.config.run_folder import STATE, RunFolder, by_step, step_name
 from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.identity import KEY, compare, identity
@@ -65,17 +65,20 @@ class Checkpoints:
         self.damaged = set(checkpoint.passed_over(self.folder, newest))
         return replace(resumed, damaged=len(self.damaged))
 
-    def save(self, step: int, stream: dict) -> None:
+    def save(self, step: int, stream: dict, accuracy: float | None = None) -> None:
         """Writes one, and removes those that `grpo.keep_checkpoints` does not keep.
 
         Args:
             step: steps that are done.
             stream: rank 0's state of the question order after them.
+            accuracy: of the validation after this step, if there was one.
         """
         stream = self.exchange.from_rank0(lambda: stream)
-        saved, state = self.folder / f"step_{step}", {"step": step, "stream": stream, KEY: self.identity}
+        saved, state = self.folder / step_name(step), {"step": step, "stream": stream, KEY: self.identity}
         if self.cfg.grpo.has_comparable_rewards:
             state["reward"] = fmean(self.rewards)
+        if accuracy is not None:
+            state["validation"] = accuracy
         checkpoint.save(self.policy, saved, state)
         self.rewards.clear()
         self.last_good = saved
@@ -103,7 +106,7 @@ class Checkpoints:
         return newest
 
     def _refuse_earlier_run(self) -> None:
-        if any(self.folder.glob("step_*")):
+        if by_step(self.folder):
             raise ValueError(
                 f"run.resume=false: {self.folder} holds checkpoints of an earlier run; move {self.folder.parent} "
                 "aside, as the recipe train_grpo does, or set another run.name"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from alphamed_nemo.config import Config
+from alphamed_nemo.config import Config, GrpoConfig
 from alphamed_nemo.data.prompts import encode_prompts
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.advantages import advantages
@@ -14,9 +15,11 @@ from alphamed_nemo.grpo.overlong import overlong_penalty
 from alphamed_nemo.grpo.question_stream import QuestionStream
 from alphamed_nemo.rewards.functions import needs_question
 from alphamed_nemo.rewards.reward_client import RewardClient
-from alphamed_nemo.rewards.score import RewardItem
-from alphamed_nemo.rollout.client import RolloutClient
+from alphamed_nemo.rewards.score import RewardItem, Score
+from alphamed_nemo.rollout.pool import RolloutPool
 from alphamed_nemo.rollout.types import Rollout
+
+SCORED_TOGETHER = 64  # responses: enough for one request, few enough that only the last ones are waited for
 
 
 class SamplingError(RuntimeError):
@@ -31,12 +34,15 @@ class Collected:
         groups: the groups to train on, `grpo.questions_per_step` of them.
         asked: groups sampled in all, kept or not; more than `len(groups)` only with dynamic sampling.
         asked_effective: how many of those were effective.
+        dropped: groups that were sampled and are not trained on: those that dynamic sampling replaced, and more
+            effective ones than the batch needs, whose questions are asked again.
         by_level: difficulty level → groups sampled and how many of those were effective; questions without a level
             are not in it.
         rounds: sampling rounds.
-        seconds: time spent in `generation` and `reward`.
+        seconds: until the last response of each round was there (`generation`), and from then until all were scored
+            (`reward`).
+        servers: rollout servers that serve once it is sampled; fewer than it began with where some were lost.
         stream: state of the question order after this batch, for the checkpoint.
-        stream_before: the same before it.
     """
 
     groups: list[Group]
@@ -44,9 +50,10 @@ class Collected:
     asked_effective: int
     rounds: int
     seconds: dict[str, float]
+    servers: int = 1
     stream: dict = field(default_factory=dict)
-    stream_before: dict = field(default_factory=dict)
     by_level: dict[int, tuple[int, int]] = field(default_factory=dict)
+    dropped: list[Group] = field(default_factory=list)
 
 
 def request_seed(seed: int, step: int, number: int) -> int:
@@ -54,11 +61,27 @@ def request_seed(seed: int, step: int, number: int) -> int:
     return (seed * 1_000_003 + step * 10_007 + number) % 2**31
 
 
+def complete_group(
+    question: Question, rollouts: list[Rollout], scores: list[Score], grpo: GrpoConfig, limit: int
+) -> Group:
+    """A group with what is trained on: shaped rewards, advantages, and which responses count.
+
+    Args:
+        limit: `rollout.max_new_tokens`.
+    """
+    rewards = [
+        score.reward + overlong_penalty(len(rollout.response_ids), limit, grpo.overlong_penalty_tokens)
+        for rollout, score in zip(rollouts, scores, strict=True)
+    ]
+    weights = [0.0 if grpo.mask_truncated and rollout.truncated else 1.0 for rollout in rollouts]
+    return Group(question, rollouts, scores, rewards, advantages(rewards, grpo), weights)
+
+
 class Collector:
-    """Fills one batch of groups a step from the rollout server and the reward server."""
+    """Fills one batch of groups a step from the rollout servers and the reward server."""
 
     def __init__(
-        self, cfg: Config, stream: QuestionStream, tokenizer, rollouts: RolloutClient, rewards: RewardClient
+        self, cfg: Config, stream: QuestionStream, tokenizer, rollouts: RolloutPool, rewards: RewardClient
     ) -> None:
         self.cfg = cfg
         self.stream = stream
@@ -80,16 +103,15 @@ class Collector:
         """
         before = self.stream.state()
         try:
-            collected = self._collect(step)
+            return self._collect(step)
         except BaseException:
             self.stream.restore(before)
             raise
-        collected.stream_before = before
-        return collected
 
     def _collect(self, step: int) -> Collected:
         grpo = self.cfg.grpo
         kept: list[Group] = []
+        dropped: list[Group] = []
         asked = effective = rounds = 0
         by_level: dict[int, tuple[int, int]] = {}
         seconds = {"generation": 0.0, "reward": 0.0}
@@ -109,51 +131,65 @@ class Collector:
                     by_level[level] = (sampled + 1, uneven + group.effective)
             survivors = [group for group in groups if group.effective]
             effective += len(survivors)
+            if grpo.dynamic_sampling:
+                dropped += [group for group in groups if not group.effective]
             kept += survivors if grpo.dynamic_sampling else groups
         surplus = kept[grpo.questions_per_step :]
         self.stream.put_back([group.question for group in surplus])
         groups = kept[: grpo.questions_per_step]
-        return Collected(groups, asked, effective, rounds, seconds, self.stream.state(), by_level=by_level)
+        servers = len(self.rollouts.serving)
+        state = self.stream.state()
+        return Collected(groups, asked, effective, rounds, seconds, servers, state, by_level, dropped + surplus)
 
     def _round(self, questions: list[Question], step: int, number: int, seconds: dict[str, float]) -> list[Group]:
-        cfg = self.cfg
+        """A group for each question. Responses are scored while others are sampled."""
+        cfg, size = self.cfg, self.cfg.grpo.samples_per_question
         prompts = encode_prompts(questions, self.tokenizer, cfg.data)
+        sampled: dict[int, list[Rollout]] = {}
+        scoring: list[tuple[list[int], Future[list[Score]]]] = []
+        waiting: list[int] = []
         started = time.perf_counter()
-        sampled = self.rollouts.generate(
-            prompts,
-            n=cfg.grpo.samples_per_question,
-            temperature=cfg.rollout.temperature,
-            top_p=cfg.rollout.top_p,
-            max_new_tokens=cfg.rollout.max_new_tokens,
-            seed=request_seed(cfg.run.seed, step, number),
-        )
-        generated = time.perf_counter()
-        asked = needs_question(cfg.reward)
-        items = [
-            RewardItem(
-                rollout.text,
-                question.answer,
-                question.options,
-                prompt=self.tokenizer.decode(prompt) if asked else "",
-                question=question if asked else None,
-            )
-            for question, prompt, rollouts in zip(questions, prompts, sampled, strict=True)
-            for rollout in rollouts
-        ]
-        scores = self.rewards.score(items)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="reward")
+
+        def score() -> None:
+            items = [item for i in waiting for item in self._items(questions[i], prompts[i], sampled[i])]
+            scoring.append(([*waiting], pool.submit(self.rewards.score, items)))
+            waiting.clear()
+
+        try:
+            for index, rollouts in self.rollouts.stream(
+                prompts,
+                n=size,
+                temperature=cfg.rollout.temperature,
+                top_p=cfg.rollout.top_p,
+                max_new_tokens=cfg.rollout.max_new_tokens,
+                seed=request_seed(cfg.run.seed, step, number),
+            ):
+                sampled[index] = rollouts
+                waiting.append(index)
+                if len(waiting) * size >= SCORED_TOGETHER:
+                    score()
+            generated = time.perf_counter()
+            if waiting:
+                score()
+            scores: dict[int, list[Score]] = {}
+            for indices, found in scoring:
+                given = found.result()
+                scores |= {index: given[i * size : (i + 1) * size] for i, index in enumerate(indices)}
+        finally:  # an error leaves nothing behind in the queue
+            pool.shutdown(cancel_futures=True)
         seconds["generation"] += generated - started
         seconds["reward"] += time.perf_counter() - generated
-        size = cfg.grpo.samples_per_question
+        limit = cfg.rollout.max_new_tokens
         return [
-            self._group(question, rollouts, scores[i * size : (i + 1) * size])
-            for i, (question, rollouts) in enumerate(zip(questions, sampled, strict=True))
+            complete_group(question, sampled[i], scores[i], cfg.grpo, limit) for i, question in enumerate(questions)
         ]
 
-    def _group(self, question: Question, rollouts: list[Rollout], scores: list) -> Group:
-        grpo, limit = self.cfg.grpo, self.cfg.rollout.max_new_tokens
-        rewards = [
-            score.reward + overlong_penalty(len(rollout.response_ids), limit, grpo.overlong_penalty_tokens)
-            for rollout, score in zip(rollouts, scores, strict=True)
+    def _items(self, question: Question, prompt: list[int], rollouts: list[Rollout]) -> list[RewardItem]:
+        asked = needs_question(self.cfg.reward)
+        text = self.tokenizer.decode(prompt) if asked else ""
+        given = question if asked else None
+        return [
+            RewardItem(rollout.text, question.answer, question.options, prompt=text, question=given)
+            for rollout in rollouts
         ]
-        weights = [0.0 if grpo.mask_truncated and rollout.truncated else 1.0 for rollout in rollouts]
-        return Group(question, rollouts, scores, rewards, advantages(rewards, grpo), weights)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.file_writing import writing
 from alphamed_nemo.config.run_folder import RunFolder
 
 
@@ -50,32 +51,26 @@ def experiment_loggers(cfg: Config) -> ExperimentLoggers:
         settings.pop("wandb_logger_kwargs")
     exp_manager(trainer, {**settings, **cfg.exp_manager})
 
-    return ExperimentLoggers(trainer.loggers)
+    return ExperimentLoggers(trainer.loggers, folder)
 
 
 class ExperimentLoggers:
-    """Feeds loggers with (metrics, step).
+    """Feeds loggers with (metrics, step)."""
 
-    The first step of an attempt is the one after its checkpoint: what an earlier attempt wrote to TensorBoard from
-    there on is declared void, so that no step is shown twice.
-    """
-
-    def __init__(self, loggers: Sequence[Any]) -> None:
-        self.loggers = loggers
-        self.started = False
+    def __init__(self, loggers: Sequence[Any], folder: Path) -> None:
+        self.loggers, self.folder = loggers, folder
 
     def __call__(self, metrics: dict[str, float], step: int) -> None:
-        if not self.started:
-            self._purge_from(step)
-            self.started = True
-        for logger in self.loggers:
-            logger.log_metrics(metrics, step)
-            logger.save()
+        with writing(self.folder):
+            for logger in self.loggers:
+                logger.log_metrics(metrics, step)
+                logger.save()
 
-    def _purge_from(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
+        """Declares void what an earlier attempt wrote to TensorBoard after `step`, so that no step is shown twice."""
         from torch.utils.tensorboard import SummaryWriter
 
         for writer in (logger.experiment for logger in self.loggers):
             if isinstance(writer, SummaryWriter):
                 writer.close()  # it writes the mark into the file that it opens next
-                writer.purge_step = step
+                writer.purge_step = step + 1

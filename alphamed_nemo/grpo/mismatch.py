@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 
 from alphamed_nemo.config import Config, GrpoConfig
 from alphamed_nemo.grpo.exchange import Exchange
-from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.refit_check import coarsest
 from alphamed_nemo.policy.packing import TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
@@ -24,7 +23,6 @@ from alphamed_nemo.policy.sensitivity import sensitivity
 # The relative change of every weight that passes for rounding. Measured as such a change (docs/rollout.md), two
 # programs were at most 1.4e-6 apart in float32, 0.41% in bfloat16 and 1.1% with one in each; FP8 was not measured.
 ROUNDING = {"float32": 1e-5, "bfloat16": 1e-2, "mixed": 2.5e-2, "fp8": 0.1}
-SAMPLE = 2048  # tokens, at most, on which the limit is measured: four forward passes of them
 EVERY = 10  # steps after which it is measured again: a policy that grows surer of its tokens moves less
 # The mean over N tokens is known to about 1/√N, and more coarsely where a few tokens make up most of it.
 SPREAD = 5.0
@@ -58,7 +56,7 @@ class Gates:
         self.nats: float | None = None  # the limit for infinitely many tokens
         self.measured = 0  # the step when it was
 
-    def check(self, metrics: Mapping[str, float], groups: Sequence[Group], step: int) -> dict[str, float]:
+    def check(self, metrics: Mapping[str, float], sample: Sequence[TrainSequence], step: int) -> dict[str, float]:
         """Stops the run where this step must not be built upon.
 
         Rollouts of older weights (`grpo.staleness`) differ from the trainer by what it has learnt since, which is no
@@ -66,7 +64,7 @@ class Gates:
 
         Args:
             metrics: the step's finished metrics.
-            groups: the step's batch.
+            sample: responses of the step's batch, on which the limit is measured; the same on every rank.
             step: version of the weights that this step starts from.
 
         Returns:
@@ -83,9 +81,9 @@ class Gates:
         if self.cfg.grpo.max_token_mult_prob_error is not None:
             return {}
         if self.nats is None or step - self.measured >= EVERY:
-            self._measure(groups, step)
+            self._measure(sample, step)
         if metrics["logprob_difference_mean"] > self._limit(metrics) and self.measured != step:
-            self._measure(groups, step)
+            self._measure(sample, step)
         limit = self._limit(metrics)
         if metrics["logprob_difference_mean"] > limit:
             explained = (
@@ -99,10 +97,9 @@ class Gates:
         assert self.nats is not None, "measured before"
         return self.nats * (1 + SPREAD / math.sqrt(metrics["trained_tokens"]))
 
-    def _measure(self, groups: Sequence[Group], step: int) -> None:
-        room, temperature = self.cfg.grpo.tokens_per_microbatch, self.cfg.rollout.temperature
-        (batch,) = pack(sample(groups, min(SAMPLE, room)), room)
-        moves = sensitivity(self.policy, batch, temperature).mean().item()
+    def _measure(self, sample: Sequence[TrainSequence], step: int) -> None:
+        (batch,) = pack(sample, self.cfg.grpo.tokens_per_microbatch)
+        moves = sensitivity(self.policy, batch, self.cfg.rollout.temperature).mean().item()
         # Rank 0's measurement, so that all ranks come to one conclusion.
         change = self.exchange.from_rank0(lambda: moves)
         self.nats, self.measured = max(LEAST, self.rounding * change), step
@@ -112,18 +109,6 @@ def rounding(cfg: Config) -> float:
     """The relative change of every weight that passes for rounding in the run's types."""
     kind = coarsest(cfg)
     return ROUNDING["mixed" if kind == "bfloat16" and cfg.model.dtype != cfg.rollout.dtype else kind]
-
-
-def sample(groups: Sequence[Group], tokens: int) -> list[TrainSequence]:
-    """Responses of as many questions as fit into so many tokens; one at least."""
-    chosen: list[TrainSequence] = []
-    for responses in zip(*(group.rollouts for group in groups), strict=True):
-        for each in responses:
-            sequence = TrainSequence(each.prompt_ids, each.response_ids)
-            if not chosen or len(sequence) <= tokens:
-                chosen.append(sequence)
-                tokens -= len(sequence)
-    return chosen
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

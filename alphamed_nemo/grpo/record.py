@@ -6,14 +6,23 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from typing import Protocol
 
-from alphamed_nemo.config.file_writing import whole_file
-from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.file_writing import whole_file, write_text, writing
+from alphamed_nemo.config.run_folder import RunFolder, by_step, step_name
 from alphamed_nemo.grpo.collect import Collected
-
-Logger = Callable[[dict[str, float], int], None]
+from alphamed_nemo.grpo.kept_rollouts import write_rollouts
 
 log = logging.getLogger(__name__)
+
+
+class Logger(Protocol):
+    """Where metrics go besides the run folder."""
+
+    def __call__(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def rewind(self, step: int) -> None:
+        """Forgets what it was given after `step`."""
 
 
 class RunRecord:
@@ -22,51 +31,78 @@ class RunRecord:
     Args:
         folder: the run folder.
         decode: token ids to text, special tokens included, so that samples show each prompt as it was sent.
+        keep_rollouts: whether all responses are kept as well, in `rollouts/`.
         samples_kept: responses per step that go into the samples file, whole groups first to last.
         devices: ranks plus rollout devices, for throughput per device.
-        loggers: each gets (metrics, step).
+        peak: operations per second of all ranks' cards together; None where they are not known, and there is no MFU.
+        loggers: each gets (metrics, step), and hears of a rewind.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         decode: Callable[[list[int]], str],
+        keep_rollouts: bool,
         samples_kept: int,
         devices: int,
         loggers: list[Logger],
+        peak: float | None = None,
     ) -> None:
         self.path = folder.metrics
-        self.samples = folder.samples
+        self.folder, self.samples = folder, folder.samples
         self.samples.mkdir(parents=True, exist_ok=True)
+        self.keep_rollouts = keep_rollouts
         self.decode = decode
         self.samples_kept = samples_kept
         self.devices = devices
+        self.peak = peak
         self.loggers = loggers
 
     def write(self, step: int, metrics: dict[str, float], timing: dict[str, float], collected: Collected) -> None:
-        tokens = sum(len(r.response_ids) for group in collected.groups for r in group.rollouts)
+        """Raises: OSError: the disk refuses; names the file."""
+        rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
+        tokens = sum(len(rollout.response_ids) for rollout in rollouts)
+        of_step = tokens + sum(len(rollout.prompt_ids) for rollout in rollouts)
         row = {"step": step, **metrics, **{f"timing/{name}": value for name, value in timing.items()}}
         row["throughput/generated_tokens_per_s"] = tokens / max(timing["generation"], 1e-9) / self.devices
         row["throughput/trained_tokens_per_s"] = (
             metrics["processed_tokens"] / max(timing["training"], 1e-9) / self.devices
         )
+        # Of prompts and responses, over the whole step: what other trainers publish.
+        row["throughput/tokens_per_s_per_device"] = of_step / timing["step"] / self.devices
+        if self.peak is not None:
+            row["throughput/mfu"] = metrics["training_operations"] / max(timing["training"], 1e-9) / self.peak
         self._write_samples(step, collected)
-        with self.path.open("a") as file:
+        if self.keep_rollouts:
+            write_rollouts(self.folder.rollouts_of(step), step, collected)
+        self._append(row)
+
+    def write_validation(self, step: int, metrics: dict[str, float]) -> None:
+        """A row of its own: the weights after `step` are validated once the step is recorded, and those before the
+        first one under step 0.
+
+        Raises: OSError: the disk refuses; names the file.
+        """
+        self._append({"step": step, **metrics})
+
+    def _append(self, row: dict) -> None:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())  # before the checkpoint of this step, so that no saved step is without its row
         for logger in self.loggers:
-            logger({name: value for name, value in row.items() if name != "step"}, step)
+            logger({name: value for name, value in row.items() if name != "step"}, row["step"])
 
     def rewind(self, step: int) -> None:
         """Forgets what an earlier attempt wrote after `step`, so that a resumed run has no step twice.
 
         A row that is torn, as a full disk or a lost node leaves it, is dropped with a warning: no resume fails of it.
         """
-        for path in self.samples.glob("step_*.jsonl"):
-            number = path.stem.removeprefix("step_")
-            if number.isdecimal() and int(number) > step:
-                path.unlink()
+        for written in (by_step(self.samples, ".jsonl"), by_step(self.folder.rollouts, ".parquet")):
+            for later in (path for number, path in written.items() if number > step):
+                later.unlink()
+        for logger in self.loggers:
+            logger.rewind(step)
         if not self.path.exists():
             return
         kept = []
@@ -103,8 +139,8 @@ class RunRecord:
                 }
                 for rollout, score in zip(group.rollouts, group.scores, strict=True)
             ]
-        path = self.samples / f"step_{step}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows[: self.samples_kept]))
+        path = self.samples / step_name(step, ".jsonl")
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows[: self.samples_kept]))
 
 
 def _step_of(line: bytes) -> int | None:

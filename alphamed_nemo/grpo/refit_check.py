@@ -1,8 +1,9 @@
-"""After a refit: the server's log-probs of a few given tokens are the policy's, up to rounding."""
+"""After a refit: each server's log-probs of a few given tokens are the policy's, up to rounding."""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 
 from alphamed_nemo.config import Config
@@ -12,7 +13,9 @@ from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.sensitivity import sensitivity
 from alphamed_nemo.rollout.check import other_weights, rms, served_difference, tolerance
 from alphamed_nemo.rollout.client import RolloutClient
-from alphamed_nemo.rollout.connection import Lost, RolloutLost
+from alphamed_nemo.rollout.connection import Connection, Lost, RolloutLost
+from alphamed_nemo.rollout.pool import RolloutPool
+from alphamed_nemo.rollout.receivers import Receivers
 
 TOKENS = 64  # of one sequence, drawn at random: unlikely tokens, whose log-probs every weight moves
 
@@ -20,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class RefitCheck:
-    """Compares policy and server after a refit. One forward pass of 128 tokens, and one short request an engine.
+    """Compares policy and servers after a refit. One forward pass of 128 tokens, and one short request an engine.
 
     What rounding explains is measured on the policy itself: three forward passes more, before the first comparison and
     again before one is called a fault, since training changes it.
@@ -28,11 +31,12 @@ class RefitCheck:
     Args:
         cfg: the run; its types say how coarsely the two sides round.
         policy, exchange: on every rank.
-        client: of the server, on rank 0.
+        pool: of the servers, on rank 0.
     """
 
-    def __init__(self, cfg: Config, policy: MegatronPolicy, exchange: Exchange, client: RolloutClient | None) -> None:
-        self.policy, self.exchange, self.client = policy, exchange, client
+    def __init__(self, cfg: Config, policy: MegatronPolicy, exchange: Exchange, pool: RolloutPool | None) -> None:
+        self.policy, self.exchange, self.pool = policy, exchange, pool
+        self.worst: RolloutClient | None = None  # rank 0: the server that was furthest from the policy
         self.rounding = coarsest(cfg)
         draw = random.Random(0)
         length = min(TOKENS, cfg.model.max_length - 1)  # the request samples one more
@@ -41,13 +45,13 @@ class RefitCheck:
         self.limit: float | None = None  # nats, as last measured
 
     def compare(self, version: int) -> Lost | None:
-        """That the server was lost meanwhile; None where it serves the policy's weights. Collective.
+        """That all servers were lost meanwhile; None where those that are left serve the policy's weights. Collective.
 
         Args:
             version: of these weights.
 
         Raises:
-            RolloutError: it holds other weights under that version.
+            RolloutError: one holds other weights under that version.
         """
         own = self.policy.logprobs([self.batch], 1.0)[0][self.batch.mask].tolist()
         found = self.exchange.from_rank0(lambda: self._served(own, version))
@@ -61,26 +65,33 @@ class RefitCheck:
         limit = self.limit
         if not found <= limit:
             self.exchange.from_rank0(lambda: self._refuse(found, limit))
-        level = logging.INFO if first and self.client is not None else logging.DEBUG
-        text = "server and policy differ by %.2g nats in the log-probs of given tokens (limit %.2g)"
+        level = logging.INFO if first and self.pool is not None else logging.DEBUG
+        text = "servers and policy differ by %.2g nats in the log-probs of given tokens (limit %.2g)"
         log.log(level, text, found, limit)
         return None
 
     def _served(self, own: list[float], version: int) -> float | Lost:
-        assert self.client is not None, "rank 0 has the server"
+        """The largest difference of any server that is left."""
+        assert self.pool is not None, "rank 0 has the servers"
+        clients = {client.connection: client for client in self.pool.serving}
+
+        def differs_by(connection: Connection) -> float:
+            found = served_difference(clients[connection], self.ids, own)
+            if (serving := clients[connection].weight_version()) != version:
+                raise RolloutLost(f"it reports weight version {serving} after a refit to {version}")
+            return found
+
         try:
-            found = served_difference(self.client, self.ids, own)
-            serving = self.client.weight_version()
+            found = Receivers(list(clients)).each(differs_by)
         except RolloutLost as error:
             return Lost(str(error))
-        if serving != version:
-            text = f"it reports weight version {serving} after a refit to {version}: a new one was started in its place"
-            return Lost(text)
-        return found
+        worst = max(found, key=lambda connection: (math.isnan(found[connection]), found[connection]))
+        self.worst = clients[worst]
+        return found[worst]
 
     def _refuse(self, found: float, limit: float) -> None:
-        assert self.client is not None, "rank 0 has the server"
-        raise other_weights(self.client, found, limit)
+        assert self.worst is not None, "rank 0 has asked the servers"
+        raise other_weights(self.worst, found, limit)
 
 
 def coarsest(cfg: Config) -> str:

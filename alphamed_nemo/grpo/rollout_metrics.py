@@ -36,6 +36,7 @@ def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
         "unparsable_ratio": fmean(score.answer is None for score in scores),
         "reasoned_ratio": fmean(reasons(rollout.text) for rollout in rollouts),
         "sampling_rounds": float(collected.rounds),
+        "rollout_servers": float(collected.servers),
         "weight_version": float(min(rollout.weight_version for rollout in rollouts)),
     }
 

@@ -1,4 +1,4 @@
-"""The GRPO loop. Every rank runs it; rank 0 alone talks to the rollout and the reward server.
+"""The GRPO loop. Every rank runs it; rank 0 alone talks to the rollout servers and the reward server.
 
 One step, as in the paper: sample a group of responses to each question, score each by whether its final answer is
 correct, turn the scores of a group into advantages, update the policy, and sample the next groups from it.
@@ -9,20 +9,37 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.families import dimensions
 from alphamed_nemo.grpo.checkpoints import Checkpoints
 from alphamed_nemo.grpo.clock import StepClock
+from alphamed_nemo.grpo.collect import Collected
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.mismatch import Gates
+from alphamed_nemo.grpo.profiling import profiled
 from alphamed_nemo.grpo.record import RunRecord
-from alphamed_nemo.grpo.recovery import RolloutPlane, Servers
-from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
+from alphamed_nemo.grpo.share import Share, shares
 from alphamed_nemo.grpo.update import Updater
+from alphamed_nemo.grpo.validation import Validation, Verdict
 from alphamed_nemo.policy.finite import NotFiniteError
 from alphamed_nemo.policy.policy import MegatronPolicy
 
 log = logging.getLogger(__name__)
+
+
+class Rollouts(Protocol):
+    """Batches, and weights to sample the next ones from. See `RolloutPlane`; every method is collective."""
+
+    def batch(self, step: int) -> Collected | None: ...
+
+    def make_room(self) -> None: ...
+
+    def refit(self, version: int) -> None: ...
+
+    def restore(self, stream: dict[str, Any]) -> None: ...
 
 
 class Trainer:
@@ -32,7 +49,9 @@ class Trainer:
         cfg: the run.
         policy: the policy, already on its ranks.
         exchange: rank 0's way to the other ranks.
-        servers, record: rank 0's way to the servers and to the run folder; None elsewhere.
+        rollouts: where batches come from and weights go to.
+        record: rank 0's way to the run folder; None elsewhere.
+        validation: where `validate.every` asks for it.
         stop_requested: becomes true on a rank that was asked to stop; all ranks then save and stop together.
     """
 
@@ -41,20 +60,22 @@ class Trainer:
         cfg: Config,
         policy: MegatronPolicy,
         exchange: Exchange,
-        servers: Servers | None,
+        rollouts: Rollouts,
         record: RunRecord | None,
+        validation: Validation | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.cfg = cfg
         self.policy = policy
         self.exchange = exchange
-        self.servers = servers
+        self.rollouts = rollouts
         self.record = record
         self.stop_requested = stop_requested
-        self.rollouts = RolloutPlane(cfg, policy, exchange, servers)
+        self.share_prompts = policy.is_local if cfg.grpo.share_prompts is None else cfg.grpo.share_prompts
         self.updater = Updater(cfg, policy)
         self.gates = Gates(cfg, policy, exchange)
         self.checkpoints = Checkpoints(cfg, policy, exchange)
+        self.validation = validation
 
     def run(self) -> bool:
         """Trains. Returns whether the run is complete (False: stopped early on request, after saving).
@@ -64,40 +85,58 @@ class Trainer:
         """
         grpo = self.cfg.grpo
         step, damaged = self._resume()
+        verdict = self.validation.resume(step) if self.validation else Verdict()
         with self._finite("start"):
             self.policy.check_weights()
         self.rollouts.refit(step)
+        if verdict.accuracy is None:
+            verdict = self._validate(step)
         clock = StepClock()
-        while step < grpo.steps:
-            batch = self.rollouts.batch(step)  # questions → rollouts → scores → groups with advantages
-            self.rollouts.make_room()
-            with self._finite(f"step {step + 1}, update"):
-                metrics = rollout_metrics(batch, self.cfg) | self.updater.update(batch.groups, clock)
-            metrics |= self.gates.check(metrics, batch.groups, step)  # what fails them is neither served nor saved
-            step += 1
-            with clock.phase("refit"):
-                self.rollouts.refit(step)
+        while step < grpo.steps and not verdict.stop:
+            profiling = self.cfg.run.profile_steps if self.record is not None else []
+            with profiled(step + 1, profiling, RunFolder.of(self.cfg).traces):
+                batch = self.rollouts.batch(step)  # rank 0: questions → rollouts → scores → groups with advantages
+                share = self._share(batch)
+                self.rollouts.make_room()
+                with self._finite(f"step {step + 1}, update"):
+                    metrics = share.metrics | self.updater.update(share, clock)
+                metrics |= self.gates.check(metrics, share.sample, step)  # what fails them is neither served nor saved
+                step += 1
+                with clock.phase("refit"):
+                    self.rollouts.refit(step)
 
             self.checkpoints.rewards.append(metrics["reward/mean"])
             stop = self.exchange.any(self.stop_requested())
-            if self.record is not None:
+            if self.record is not None and batch is not None:
                 damage = {"damaged_checkpoints": float(damaged)} if damaged else {}
                 self.record.write(step, metrics | damage, batch.seconds | clock.stop(), batch)
+            verdict = Verdict() if stop else self._validate(step)  # whoever asks for a stop gives little time
             clock, damaged = StepClock(), 0
-            if stop or step % grpo.save_every == 0 or step == grpo.steps:
+            if stop or verdict.stop or step % grpo.save_every == 0 or step == grpo.steps:
                 with clock.phase("checkpoint"):
-                    self.checkpoints.save(step, batch.stream)
+                    self.checkpoints.save(step, batch.stream if batch is not None else {}, verdict.accuracy)
             if stop:
                 log.warning("asked to stop: saved after step %d", step)
                 return step == grpo.steps
         return True
 
+    def _validate(self, step: int) -> Verdict:
+        return self.validation.after(step) if self.validation else Verdict()
+
+    def _share(self, batch: Collected | None) -> Share:
+        """What this rank's data-parallel rank gets of rank 0's batch."""
+
+        def of_each() -> list[Share]:
+            assert batch is not None, "rank 0 has it"
+            return shares(batch, self.cfg, dimensions(self.policy.hf_config), self.share_prompts)
+
+        return self.exchange.share(of_each)
+
     def _resume(self) -> tuple[int, int]:
         """Steps done, and damaged checkpoints that were passed over."""
         resumed = self.checkpoints.resume()
-        if self.servers is not None and resumed.stream is not None:
-            others = "grpo.questions" in self.cfg.run.accept_changes
-            self.servers.collector.stream.restore(resumed.stream, drop_unknown=others)
+        if resumed.stream is not None:
+            self.rollouts.restore(resumed.stream)
         if self.record is not None:
             self.record.rewind(resumed.step)
         return resumed.step, resumed.damaged

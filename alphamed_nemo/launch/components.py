@@ -1,12 +1,15 @@
-"""What a run is made of: the rollout server, the reward server and the trainer, as commands."""
+"""What a run is made of: the rollout servers, the reward server and the trainer, as commands."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import random
 import socket
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from alphamed_nemo import devices
 from alphamed_nemo.config import Config
@@ -15,12 +18,18 @@ from alphamed_nemo.processor import Processor, this_processor
 from alphamed_nemo.rollout.vllm_command import engine_threads, new_api_key, vllm_command
 
 LOOPBACK = "127.0.0.1"
+PORTS = range(20_000, 32_000)  # below what Linux gives to outgoing connections (ip_local_port_range)
+TRIES = 100
 CLEAR_S = 10
+SAVE_S = 40  # for a trainer to finish its step and save; torchrun gives its ranks 30 s of it
 
 # For trainer ranks. glibc gives large blocks back to the system as soon as they are freed and takes them again, page by
 # page, for the next activation: a fifth of a training step on CPU. Kept instead, up to 4 GiB. Not for vLLM: a refit
 # would be a quarter faster, but the engine would keep as much again as the weights.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+# Names of torch's allocator settings, in the order in which it looks.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 log = logging.getLogger(__name__)
 
@@ -56,21 +65,62 @@ class Component:
         """From SIGTERM until nothing of it is left, the time for its wrapper to clear away included."""
         return self.grace_s + CLEAR_S
 
+    def wrapped(self, launcher: str) -> list[str]:
+        """The command under its wrapper, which ends with the process `launcher` and leaves nothing behind."""
+        wrapper = [sys.executable, "-IS", str(Path(__file__).with_name("child.py"))]
+        return [*wrapper, launcher, str(self.grace_s), f"{self.silent_within_s:g}", *self.argv]
+
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A TCP port that nothing on `host` listens on."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    """A TCP port that nothing on `host` uses.
+
+    It is bound seconds later, by a process that has to import much before. One that the kernel would choose may be
+    given to an outgoing connection meanwhile; so it is drawn from those that the kernel gives to none.
+
+    Raises:
+        OSError: none is free, or `host` is none of this machine's addresses.
+    """
+    for port in random.SystemRandom().sample(PORTS, TRIES):
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return port
+    raise OSError(errno.EADDRINUSE, f"no free port on {host} among {TRIES} of {PORTS.start} to {PORTS.stop - 1}")
 
 
-def rollout_server(cfg: Config, model_path: str) -> Component:
-    """The vLLM server on `model_path`. Fills `cfg.rollout.url` and its key."""
-    port = cfg.rollout.port or free_port(cfg.rollout.host)
-    cfg.rollout.api_key = cfg.rollout.api_key or new_api_key()
-    cfg.rollout.url = f"http://{cfg.rollout.host}:{port}"
-    argv, env = vllm_command(cfg, model_path, port, cfg.rollout.api_key)
-    return server("vllm", argv, env, cfg.rollout.url, cfg)
+def rollout_names(count: int) -> list[str]:
+    """What the rollout servers of a run are called: vllm where there is one, else vllm-0 and so on."""
+    return [f"vllm-{number}" for number in range(count)] if count > 1 else ["vllm"]
+
+
+def rollout_servers(cfg: Config, model_path: str) -> list[Component]:
+    """The vLLM servers on `model_path`, all on this machine. Fills `cfg.rollout.urls` and their key."""
+    rollout, components = cfg.rollout, []
+    rollout.api_key, rollout.urls = rollout.api_key or new_api_key(), []
+    for number, name in enumerate(rollout_names(rollout.servers)):
+        port = rollout.port + number if rollout.port else free_port(rollout.host)
+        url = f"http://{rollout.host}:{port}"
+        rollout.urls.append(url)
+        argv, env = vllm_command(cfg, model_path, port, rollout.api_key)
+        if devices.cuda_is_available():
+            env |= {"CUDA_VISIBLE_DEVICES": ",".join(gpus_of(cfg, number))}
+        components.append(server(name, argv, env, url, cfg))
+    return components
+
+
+def gpus_of(cfg: Config, number: int) -> list[str]:
+    """The GPUs of a server on this machine, as CUDA_VISIBLE_DEVICES names them.
+
+    The trainer's ranks take the first ones; servers share them from the first one on, or have the last ones.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    gpus = visible if visible != [""] else [str(gpu) for gpu in range(devices.device_count())]
+    first = 0 if cfg.rollout.placement == "colocated" else max(0, len(gpus) - cfg.rollout.world_size)
+    return gpus[first:][number * cfg.rollout.devices :][: cfg.rollout.devices]
 
 
 def reward_server(cfg: Config) -> Component:
@@ -126,8 +176,17 @@ def trainer(cfg: Config) -> Component:
             "ALPHAMED_REWARD_API_KEY": cfg.reward.api_key,
         }
     )
-    # Time to finish the step and save; torchrun gives its ranks 30 s of it.
-    return Component("trainer", argv, env, grace_s=40, silent_within_s=cfg.run.hang_timeout_s)
+    if devices.cuda_is_available():
+        env |= allocator_settings(cfg)
+    return Component("trainer", argv, env, grace_s=SAVE_S, silent_within_s=cfg.run.hang_timeout_s)
+
+
+def allocator_settings(cfg: Config) -> dict[str, str]:
+    """For a trainer rank on a GPU: segments that grow, without which packs of many lengths leave gaps that nothing fits
+    into. Not where another process opens the rank's memory (CUDA IPC), and not over the user's own settings."""
+    if cfg.rollout.placement == "colocated" or any(os.environ.get(name) for name in ALLOCATOR):
+        return {}
+    return {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 
 
 def announce_processor(cfg: Config, processor: Processor | None = None) -> None:
@@ -143,7 +202,7 @@ def announce_processor(cfg: Config, processor: Processor | None = None) -> None:
         trainer_threads(cfg),
         cfg.rollout.dtype,
         cfg.rollout.world_size,
-        engine_threads(cfg.rollout),
+        engine_threads(cfg.rollout, cfg.rollout.servers),
     )
     asked = [f"{group}.dtype" for group in ("model", "rollout") if getattr(cfg, group).dtype == "bfloat16"]
     if asked and processor.bfloat16_slower:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from alphamed_nemo.config.private import owner_only
 from alphamed_nemo.errors import ComponentError, Stopped
-from alphamed_nemo.launch.child import descendants, sweep
+from alphamed_nemo.launch.child import HUNG, stopped, sweep
 from alphamed_nemo.launch.components import Component
+from alphamed_nemo.launch.running import Running
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # what signal.signal takes and returns
 
@@ -27,36 +25,15 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 HEALTH_EVERY_S = 1.0
-STOPPED = "T"  # a process that got SIGSTOP or SIGTSTP
-LOOKS = 12  # at the processes of a component, in the time after which a stopped one counts as hanging
-LOG_LINES = 30  # of a failed component, shown in the error
-
-
-@dataclass
-class Running:
-    """A component and the process that it is now.
-
-    Attributes:
-        component: what was started.
-        process: its wrapper.
-        ready: it has answered since it was started.
-        proven: it was ready once, in this life or an earlier one.
-        asked: when its health was last asked for.
-        silent_since: when it was first asked in vain, after its last good answer or its start.
-        sick: its last answer was an error: a vLLM whose engine has died says so, and stays.
-        looked: when its processes were last looked at.
-        stopped_since: when one of them was first found stopped.
-    """
-
-    component: Component
-    process: subprocess.Popen
-    ready: bool
-    proven: bool
-    asked: float = field(default_factory=time.monotonic)
-    silent_since: float | None = None
-    sick: bool = False
-    looked: float = 0.0
-    stopped_since: float | None = None
+LOG_LINES = 30  # of a failed component that has not said why, shown in the error
+# An error in one line: of a rank, of a recipe or a server, of a command line that argparse refuses.
+TOLD = re.compile(r"(?:\S+ \S+ rank \d+ |\S+: )?error: (.+)")
+LAST_BYTES = 4096  # of a log, among which is its last line
+LONGEST_WORDS = 80
+# A warning of Python's, and lines below another's first: of source code, a list, a traceback.
+ASIDE = re.compile(r"\s|.+\.py:\d+: \w+Warning: ")
+# What vLLM puts before its messages: "(EngineCore pid=12) INFO 11-27 07:17:52 [core.py:133] "
+LEAD = re.compile(r"^(\(\w+ pid=\d+\) )?((DEBUG|INFO|WARNING|ERROR) [\d-]+ [\d:]+ \[[^\]]*\] *)?")
 
 
 class Launcher:
@@ -64,10 +41,11 @@ class Launcher:
 
     Args:
         logs: folder of `<component>.log`; each start appends.
+        tell: is told what is waited for, several times a second, and "" once that is over.
     """
 
-    def __init__(self, logs: Path) -> None:
-        self.logs = logs
+    def __init__(self, logs: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.logs, self.tell = logs, tell
         self.running: dict[str, Running] = {}
         self.restarted: Counter[str] = Counter()
         self.handlers: dict[int, Handler] = {}
@@ -97,9 +75,16 @@ class Launcher:
         Raises:
             ComponentError: it, or another component, ended; or its time is up.
         """
-        while not self._hear(self.running[name]):
-            self.check()
-            time.sleep(POLL_S)
+        self.running[name].question = None  # an answer to an earlier one may be of before it was lost
+        started, limit_s = time.monotonic(), self.running[name].component.ready_within_s
+        try:
+            while not self.running[name].hear():
+                self.check()
+                waited_s = time.monotonic() - started
+                self.tell(f"waiting for {name} ({waited_s:.0f} of at most {limit_s:.0f} s): {self.doing(name)}")
+                time.sleep(POLL_S)
+        finally:
+            self.tell("")
         self.check()  # what answered may be another process on that port
 
     def wait(self, name: str, tick: Callable[[], None] = lambda: None) -> None:
@@ -118,12 +103,12 @@ class Launcher:
             tick()
             self.check(leave_out=name)
             if problem := self._stopped(self.running[name]):
-                raise ComponentError(f"{name} {problem}\n{self.tail(name)}")
+                raise self._failed(name, problem)
             time.sleep(POLL_S)
         tick()
         if process.returncode != 0:
             self.check(leave_out=name)
-            raise ComponentError(f"{name} ended {describe(process.returncode)}{self.reason(name)}\n{self.tail(name)}")
+            raise self._failed(name, f"ended {describe(process.returncode)}")
         del self.running[name]
 
     def check(self, leave_out: str = "") -> None:
@@ -139,9 +124,16 @@ class Launcher:
                 continue
             component = running.component
             if not running.proven or self.restarted[name] >= component.restarts:
-                raise ComponentError(f"{name} {problem}{self.reason(name)}\n{self.tail(name)}")
+                raise self._failed(name, problem)
             self.restarted[name] += 1
-            log.warning("%s %s: restart %d of %d", name, problem, self.restarted[name], component.restarts)
+            log.warning(
+                "%s %s%s: restart %d of %d",
+                name,
+                problem,
+                self.reason(name),
+                self.restarted[name],
+                component.restarts,
+            )
             self._end(running)
             self.running[name] = self._spawn(component, proven=True)
 
@@ -150,10 +142,10 @@ class Launcher:
         component, now = running.component, time.monotonic()
         if (code := running.process.poll()) is not None:
             return f"ended {describe(code)} while the run needed it"
-        if stopped := self._stopped(running):
-            return stopped
-        if component.health and now - running.asked >= HEALTH_EVERY_S:
-            self._hear(running)
+        if problem := self._stopped(running):
+            return problem
+        if component.health and (running.question or now - running.heard >= HEALTH_EVERY_S):
+            running.hear()
         silent = now - running.silent_since if running.silent_since is not None else 0.0
         if running.ready and running.sick and silent > component.sick_within_s:
             return f"says that it is not well: {component.health} has answered with an error for {silent:.0f} s"
@@ -162,38 +154,18 @@ class Launcher:
                 f"was not ready within {component.ready_within_s:g} s ({component.health} did not answer 200); "
                 "run.component_timeout_s sets the limit"
             )
-        if running.ready and silent > component.silent_within_s:
+        if running.ready and running.hangs(silent):
             return f"hangs: {component.health} has not answered for {silent:.0f} s (run.hang_timeout_s)"
         return ""
 
     @staticmethod
     def _stopped(running: Running) -> str:
-        """Which of its processes has stopped for too long, or nothing. Its other processes would wait for it."""
-        now, limit_s = time.monotonic(), running.component.silent_within_s
-        if now - running.looked < limit_s / LOOKS:
+        """That its wrapper has been stopped for too long, or nothing."""
+        pid = running.process.pid
+        if not running.watch.is_over(stopped([pid])):
             return ""
-        running.looked = now
-        stopped = descendants(running.process.pid, STOPPED)
-        if not stopped:
-            running.stopped_since = None
-            return ""
-        running.stopped_since = running.stopped_since or now
-        if now - running.stopped_since <= limit_s:
-            return ""
-        return f"hangs: process {stopped[0]} of it has been stopped (SIGSTOP) for {limit_s:g} s (run.hang_timeout_s)"
-
-    @staticmethod
-    def _hear(running: Running) -> bool:
-        """Asks for its health, and notes the answer."""
-        running.asked = time.monotonic()
-        status = health(running.component.health) if running.component.health else 200
-        running.sick = status not in (0, 200)
-        if status != 200:
-            running.silent_since = running.silent_since or running.asked
-            return False
-        running.ready = running.proven = True
-        running.silent_since = None
-        return True
+        limit_s = running.watch.limit_s
+        return f"hangs: its wrapper, process {pid}, has been stopped (SIGSTOP) for {limit_s:g} s (run.hang_timeout_s)"
 
     def stop(self, name: str = "") -> None:
         """Stops one component or, latest started first, all. Returns when nothing of them is left."""
@@ -209,19 +181,20 @@ class Launcher:
         if process.poll() is not None:
             return
         process.terminate()
+        process.send_signal(signal.SIGCONT)  # a wrapper that is stopped would not hear of it
         try:
             process.wait(component.ends_within_s)
-        except subprocess.TimeoutExpired:  # the wrapper itself hangs (stopped, say): its group has to go
+        except subprocess.TimeoutExpired:  # the wrapper itself hangs: its group has to go
             log.warning("%s did not stop in %d s: killed", component.name, component.grace_s)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def _spawn(self, component: Component, proven: bool = False) -> Running:
         self.logs.mkdir(parents=True, exist_ok=True)
-        wrapper = [sys.executable, "-IS", str(Path(__file__).with_name("child.py"))]
         with open(self.log_of(component.name), "ab", opener=owner_only) as file:
+            log_begins = file.tell()
             process = subprocess.Popen(
-                [*wrapper, str(os.getpid()), str(component.grace_s), *component.argv],
+                component.wrapped(str(os.getpid())),
                 env=os.environ | component.env,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -229,16 +202,40 @@ class Launcher:
                 start_new_session=True,
             )
         ready = not component.health
-        return Running(component, process, ready, proven or ready)
+        return Running(component, process, ready, proven or ready, log_begins)
 
     def log_of(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
+    def _failed(self, name: str, problem: str) -> ComponentError:
+        """One line, where the component has said in one what was wrong; else with the last lines of its log."""
+        reason, log_file = self.reason(name), self.log_of(name)
+        shown = f"{reason} (all of its log: {log_file})" if reason else f"\n{self.tail(name)}"
+        return ComponentError(f"{name} {problem}{shown}")
+
+    def doing(self, name: str) -> str:
+        """The last line that a component has written since it was started, as far as it tells a person something."""
+        with self.log_of(name).open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(self.running[name].log_begins, end - LAST_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        told = [line for line in lines if not ASIDE.match(line)]
+        words = [word for line in told if (word := LEAD.sub("", line).strip()) and any(map(str.isalpha, word))]
+        if not words:
+            return "loading its libraries"
+        return words[-1] if len(words[-1]) <= LONGEST_WORDS else f"{words[-1][:LONGEST_WORDS]}…"
+
     def reason(self, name: str) -> str:
-        """What it said was wrong, as the end of a sentence; nothing where none of its last lines says `error:`."""
-        with self.log_of(name).open(errors="replace") as file:
-            said = [line for line in deque(file, maxlen=LOG_LINES) if "error: " in line]
-        return f": {said[-1].partition('error: ')[2].strip()}" if said else ""
+        """The first error that it has said in one line since it was started, as the end of a sentence, or nothing.
+
+        The first, since what the other ranks say after it are its consequences; however many lines follow it.
+        """
+        with self.log_of(name).open("rb") as file:
+            file.seek(self.running[name].log_begins)
+            for line in file:
+                if found := TOLD.match(line.decode(errors="replace")):
+                    return f": {found[1].strip()}"
+        return ""
 
     def tail(self, name: str) -> str:
         """The last lines of a component's log, for an error message."""
@@ -251,20 +248,10 @@ class Launcher:
         raise Stopped(number)
 
 
-def health(url: str) -> int:
-    """The status of GET `url`, 0 without an answer in two seconds, whatever proxy the environment names."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=2) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (urllib.error.URLError, OSError):
-        return 0
-
-
 def describe(code: int) -> str:
     """An exit status in words."""
+    if code == HUNG:
+        return "because a process of it hung"
     number = -code if code < 0 else code - 128
     if number > 0 and number in signal.valid_signals():
         return f"by {signal.Signals(number).name}"

@@ -5,6 +5,9 @@
 torchrun starts each rank as a program of its own, which imports torch, Megatron and transformers once more: eight
 seconds of a core and 0.2 GB. Here torchrun's elastic agent takes the ranks from Python's fork server. Not for GPUs: a
 process that has touched CUDA cannot be forked.
+
+SIGTERM goes on to the ranks, which save and end by themselves. Torch's agent would wait for ranks that have ended their
+work and wait for it, and kill them after 30 s.
 """
 
 from __future__ import annotations
@@ -12,17 +15,30 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 
 from setproctitle import setproctitle
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from alphamed_nemo.launch.child import descendants, kill, state_and_parent
+
 
 def run_rank(module: str, arguments: list[str]) -> None:
     """What each rank runs; torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...) are set."""
     setproctitle(f"{module} rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}")
     importlib.import_module(module).main(*arguments)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is left is to wait for the others, whatever `main` made of it
+
+
+def pass_on(number: int, _frame: object) -> None:
+    """To the ranks: the processes below this one that the fork server started."""
+    ranks = [pid for pid in descendants(os.getpid()) if state_and_parent(pid)[1] != os.getpid()]
+    if not ranks:
+        sys.exit(128 + number)
+    for pid in ranks:
+        kill(pid, number)
 
 
 @record  # so that the summary, the last lines of the log, ends with the first error of a rank
@@ -32,6 +48,7 @@ def main(ranks: int, port: int, module: str, arguments: list[str]) -> None:
     Raises:
         ChildFailedError: one did not; the others were stopped.
     """
+    signal.signal(signal.SIGTERM, pass_on)
     multiprocessing.get_context("forkserver").set_forkserver_preload([module])
     config = LaunchConfig(
         min_nodes=1,
@@ -43,6 +60,7 @@ def main(ranks: int, port: int, module: str, arguments: list[str]) -> None:
         rdzv_configs={"rank": 0},
         max_restarts=0,
         start_method="forkserver",
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
     )
     elastic_launch(config, run_rank)(module, arguments)
 

@@ -1,4 +1,4 @@
-"""Clients of the run's servers; a server that is not named by its URL is started first."""
+"""Clients of the run's servers; servers that are not named by their URLs are started first."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch.components import reward_server, rollout_server
+from alphamed_nemo.launch.components import reward_server, rollout_names, rollout_servers
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.rewards.reward_client import RewardClient
-from alphamed_nemo.rollout.client import RolloutClient, RolloutLost
+from alphamed_nemo.rollout.connection import RolloutLost, connect
+from alphamed_nemo.rollout.pool import RolloutPool
 
 MAX_LOSSES = 3
 
@@ -29,8 +30,9 @@ def start_servers(cfg: Config, launcher: Launcher, model_path: str, rewards: boo
     """
     if rewards and cfg.reward.url:
         check_reward_server(cfg)
-    if not cfg.rollout.url:
-        launcher.start(rollout_server(cfg, model_path))
+    if not cfg.rollout.urls:
+        for component in rollout_servers(cfg, model_path):
+            launcher.start(component)
     if rewards and not cfg.reward.url:
         launcher.start(reward_server(cfg))
 
@@ -40,16 +42,28 @@ def check_reward_server(cfg: Config) -> None:
         client.check_server()
 
 
-def rollout_client(cfg: Config, launcher: Launcher, model_path: str) -> RolloutClient:
-    """A client of a rollout server that is ready.
+def stop_rollout_servers(cfg: Config, launcher: Launcher) -> None:
+    """Stops those that the launcher runs, and forgets their URLs in `cfg`."""
+    for name in running_rollout_servers(cfg, launcher):
+        launcher.stop(name)
+    cfg.rollout.urls = []
+
+
+def running_rollout_servers(cfg: Config, launcher: Launcher) -> list[str]:
+    """Names of the rollout servers that the launcher runs."""
+    return [name for name in rollout_names(cfg.rollout.servers) if name in launcher.running]
+
+
+def rollout_pool(cfg: Config, launcher: Launcher, model_path: str) -> RolloutPool:
+    """A pool of rollout servers that are ready.
 
     Raises:
-        ComponentError: the server did not come up.
+        ComponentError: one did not come up.
     """
     start_servers(cfg, launcher, model_path, rewards=False)
     wait_ready(launcher)
     vocabulary = json.loads((Path(model_path) / "config.json").read_text())["vocab_size"]
-    return RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout, vocabulary)
+    return RolloutPool(connect(cfg.rollout), cfg.rollout, vocabulary)
 
 
 def reward_client(cfg: Config, launcher: Launcher) -> RewardClient:
@@ -64,23 +78,35 @@ def reward_client(cfg: Config, launcher: Launcher) -> RewardClient:
     return RewardClient(cfg.reward.url, cfg.reward)
 
 
-def resumed(launcher: Launcher, work: Callable[[], T]) -> T:
-    """Does `work`, which keeps what it has finished, again when its rollout server was lost and is back.
+def resumed(cfg: Config, launcher: Launcher, work: Callable[[], T]) -> T:
+    """Does `work`, which keeps what it has finished, again when all rollout servers were lost and are back.
 
     Raises:
-        ComponentError: the server was lost and may not be started again.
-        RolloutLost: it is not this launcher's, or was lost too often.
+        ComponentError: a server was lost and may not be started again.
+        RolloutLost: they are not this launcher's, or were lost too often.
     """
     for losses in count():
         try:
             return work()
         except RolloutLost as error:
-            if "vllm" not in launcher.running or losses == MAX_LOSSES:
+            names = running_rollout_servers(cfg, launcher)
+            if not names or losses == MAX_LOSSES:
                 raise
-            log.warning("the rollout server was lost: %s", error)
+            log.warning("no rollout server is left: %s", error)
             launcher.check()
-            launcher.wait_ready("vllm")
+            for name in names:
+                launcher.wait_ready(name)
     raise AssertionError("unreachable")
+
+
+def watched(launcher: Launcher, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """`progress` that also lets the launcher start lost servers anew, while others go on with the work."""
+
+    def on_progress(done: int, total: int) -> None:
+        progress(done, total)
+        launcher.check()
+
+    return on_progress
 
 
 def wait_ready(launcher: Launcher) -> None:

@@ -1,13 +1,13 @@
 """Bytes that the backward pass needs kept: activations of one micro-batch, by recomputation choice, and logits.
 
-Counted tensor by tensor for one layer and token of the model as policy/model.py builds it: flash attention, and no
-fusion of rotary embedding or of bias and activation. With h hidden features, q and k of all query and all key heads, d
-of one head, f of the MLP, t tensor-parallel ranks and s = t under sequence parallelism, else 1:
+Counted tensor by tensor for one layer and token of the model as policy/model.py builds it: flash attention, and the
+project's own rotary embedding, whose sines and cosines all layers share, and SwiGLU, which keeps its input alone. With
+h hidden features, q and k of all query and all key heads, f of the MLP, t tensor-parallel ranks and s = t under
+sequence parallelism, else 1:
 
 - 4 h / s: the inputs of both norms and of what follows them
 - (3 q + 3 k) / t: the QKV product, rotated queries and keys, and attention's output
-- 4 d: cosines and sines of the rotary embedding, for queries and for keys
-- 5 f / t: gate and up, the activated gate, up with Megatron's offset of 0 added, and the product
+- 3 f / t: gate and up, and their product
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import math
 from dataclasses import dataclass
 
 from alphamed_nemo.config import ParallelConfig
-from alphamed_nemo.config.choices import Recompute, names
+from alphamed_nemo.config.choices import HeadDtype, Recompute, names
 from alphamed_nemo.plan.sizes import Model
 from alphamed_nemo.plan.states import ELEMENT
 
 RECOMPUTE = names(Recompute)
 
 # Bytes an element of the logits [rows, vocabulary part] at the fullest moment, the backward pass of
-# policy/logprobs.py: probabilities and three float32 temporaries, and the gradient in the model's type.
+# policy/logprobs.py: probabilities and three float32 temporaries, and the gradient in the head's type.
 LOGIT_FLOATS = 4
 
 
@@ -51,10 +51,9 @@ def layer_bytes(model: Model, parallel: ParallelConfig, dtype: str, recompute: s
     element, tensor = ELEMENT[dtype], parallel.tensor
     hidden = model.hidden / (tensor if parallel.sequence else 1)
     attention = 3 * (model.queries + model.keys) / tensor
-    rotary = 4 * model.head_dim
-    mlp = 5 * model.ffn / tensor
+    mlp = 3 * model.ffn / tensor
     log_sums = 4 * model.heads / tensor  # flash attention's, float32
-    everything = element * (4 * hidden + attention + rotary + mlp) + log_sums
+    everything = element * (4 * hidden + attention + mlp) + log_sums
     if recompute == "full":
         return Layer(element * hidden, everything)
     if recompute == "selective":
@@ -86,10 +85,7 @@ def activation_bytes(
     return tokens_here * (kept + layer.rebuilt + head)
 
 
-def logit_bytes(model: Model, parallel: ParallelConfig, dtype: str, rows: float) -> float:
-    """Of a rank of the last stage; `rows` of a micro-batch are response tokens, which alone have logits.
-
-    Under sequence parallelism logits are computed for all tokens, so `rows` are all of them.
-    """
+def logit_bytes(model: Model, parallel: ParallelConfig, dtype: str, head_dtype: HeadDtype, rows: float) -> float:
+    """Of a rank of the last stage; `rows` of a micro-batch are response tokens, which alone have logits."""
     part = math.ceil(model.vocab / parallel.tensor)
-    return rows / parallel.context * part * (4 * LOGIT_FLOATS + ELEMENT[dtype])
+    return rows / parallel.context * part * (4 * LOGIT_FLOATS + ELEMENT[dtype if head_dtype == "model" else head_dtype])

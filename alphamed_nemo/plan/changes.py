@@ -57,16 +57,16 @@ def fastest(cfg: Config, model: Model, gpus: int) -> Plan | None:
     """The layout with the shortest step of those that fit on `gpus` GPUs; None where none does.
 
     Tries tensor and pipeline parallelism, virtual stages, recomputation, the engines' size and their share of memory,
-    and the optimizer on the host where nothing else fits. With `plan.rollout_nodes` some of the GPUs are for rollouts
-    alone.
+    and the optimizer on the host where nothing else fits. Where `rollout.placement` is separate, the nodes of
+    `rollout.servers` are for rollouts alone.
     """
-    aside = cfg.plan.rollout_nodes * cfg.plan.gpus_per_node
+    aside = cfg.rollout.servers * cfg.plan.gpus_per_node if cfg.rollout.placement == "separate" else 0
     for offload in (False, True):
         found: list[Plan] = []
         for layout, recompute in product(_layouts(cfg, model, gpus - aside), RECOMPUTE):
             change = {**layout, "model.recompute": recompute, "optim.offload": offload, "rollout.tensor": 1}
             if make_plan(apply(cfg, change), model).memory[0].fits:  # what the trainer needs depends on no engine
-                found += _with_engines(cfg, model, change, aside or gpus)
+                found += _with_engines(cfg, model, change, min(aside or gpus, cfg.plan.gpus_per_node))
         if found:
             # Where rollouts set the pace many layouts give one step: then the one that works least.
             return min(found, key=lambda plan: (round(plan.step, 1), sum(plan.phases.values())))
@@ -74,7 +74,7 @@ def fastest(cfg: Config, model: Model, gpus: int) -> Plan | None:
 
 
 def _with_engines(cfg: Config, model: Model, change: Change, gpus: int) -> Iterator[Plan]:
-    """For each size of the engines the plan with the largest share of memory for vLLM that fits."""
+    """For each size of the engines of a server on `gpus` GPUs the plan with the largest share of memory that fits."""
     for tensor in (1, 2, 4, 8):
         if gpus % tensor or model.heads % tensor:
             continue
@@ -111,14 +111,12 @@ def _changes(plan: Plan) -> Iterator[Change]:
         yield {"parallel.pipeline": 2 * parallel.pipeline, "parallel.data": half}
     if not cfg.optim.offload:
         yield {"optim.offload": True}
-    if plan.cluster.shared and cfg.plan.offload_while_generating == "optimizer":
-        yield {"plan.offload_while_generating": "all"}
     for share in UTILIZATION:
         if share != cfg.rollout.gpu_memory_utilization:
             yield {"rollout.gpu_memory_utilization": share}
-    if 2 * cfg.rollout.tensor <= min(plan.cluster.rollout_gpus, MOST_TENSOR):
+    if 2 * cfg.rollout.tensor <= min(plan.cluster.server_gpus, MOST_TENSOR):
         tensor = 2 * cfg.rollout.tensor
-        yield {"rollout.tensor": tensor, "rollout.engines": plan.cluster.rollout_gpus // tensor}
+        yield {"rollout.tensor": tensor, "rollout.engines": plan.cluster.server_gpus // tensor}
     yield {"parallel.data": 2 * parallel.data} | ({"plan.gpus": 0} if cfg.plan.gpus else {})
 
 

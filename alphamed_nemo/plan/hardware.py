@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.devices import BF16_TFLOPS
 
 GIB = 2**30
 
@@ -27,7 +29,10 @@ class Gpu:
 
 
 # NVIDIA's data sheets of H100 SXM and H200 SXM.
-GPUS = {"h100": Gpu(79.1, 989.0, 3.35, 450.0), "h200": Gpu(139.8, 989.0, 4.8, 450.0)}
+GPUS = {
+    "h100": Gpu(79.1, BF16_TFLOPS["h100"], 3.35, 450.0),
+    "h200": Gpu(139.8, BF16_TFLOPS["h200"], 4.8, 450.0),
+}
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,15 @@ class Cluster:
 
     Attributes:
         trainer_gpus: tensor × pipeline × context × data.
-        rollout_gpus: those that vLLM runs on: the trainer's own, or those of its nodes.
+        rollout_gpus: those that vLLM runs on: the trainer's own, or those of its servers' nodes.
+        server_gpus: of one server.
         shared: whether they are the same GPUs.
     """
 
     gpu: Gpu
     trainer_gpus: int
     rollout_gpus: int
+    server_gpus: int
     shared: bool
     gpus_per_node: int
     network_gb_s: float
@@ -52,8 +59,18 @@ class Cluster:
         return self.trainer_gpus + (0 if self.shared else self.rollout_gpus)
 
     @property
-    def one_node(self) -> bool:
-        return self.gpus <= self.gpus_per_node
+    def nodes(self) -> int:
+        """Whole nodes: those that train, then those that only sample."""
+        return self.training_nodes + (0 if self.shared else self.rollout_gpus // self.gpus_per_node)
+
+    @property
+    def training_nodes(self) -> int:
+        return math.ceil(self.trainer_gpus / self.gpus_per_node)
+
+    @property
+    def idle(self) -> int:
+        """GPUs of the training nodes that no rank uses."""
+        return self.training_nodes * self.gpus_per_node - self.trainer_gpus
 
     def link_bytes_per_s(self, ranks: int, stride: int = 1) -> float:
         """Of one GPU in a group of `ranks` neighbours, `stride` apart: NVLink inside a node, else the network."""
@@ -62,7 +79,7 @@ class Cluster:
 
 
 def cluster_of(cfg: Config) -> Cluster:
-    """The cluster that `plan` and `parallel` describe.
+    """The cluster that `plan`, `parallel` and `rollout.placement` describe, as launch/allocation.py launches it.
 
     Raises:
         ValueError: numbers of GPUs that contradict each other.
@@ -75,16 +92,24 @@ def cluster_of(cfg: Config) -> Cluster:
         plan.memory_tb_s or kind.memory_tb_s,
         plan.nvlink_gb_s or kind.nvlink_gb_s,
     )
-    shared = plan.rollout_nodes == 0
-    rollout = trainer if shared else plan.rollout_nodes * plan.gpus_per_node
+    shared = cfg.rollout.placement == "colocated"
+    rollout = trainer if shared else cfg.rollout.servers * plan.gpus_per_node
     total = trainer + (0 if shared else rollout)
     if plan.gpus not in (0, total):
         raise ValueError(
             f"plan.gpus: found {plan.gpus}, but parallel has tensor × pipeline × context × data = {trainer} ranks and "
-            f"plan.rollout_nodes={plan.rollout_nodes} adds {total - trainer} GPUs: set parallel.data so that they agree"
+            f"rollout.placement={cfg.rollout.placement} adds {total - trainer} GPUs: set parallel.data so that they "
+            "agree"
         )
-    if rollout % cfg.rollout.tensor:
+    nodes = math.ceil(trainer / plan.gpus_per_node)
+    if trainer % nodes:
         raise ValueError(
-            f"rollout.tensor: {cfg.rollout.tensor} does not divide the {rollout} GPUs that rollouts run on"
+            f"parallel: {trainer} ranks cannot share {nodes} nodes of {plan.gpus_per_node} GPUs evenly; change "
+            "parallel.data"
         )
-    return Cluster(gpu, trainer, rollout, shared, plan.gpus_per_node, plan.network_gb_s)
+    server = trainer // nodes if shared else plan.gpus_per_node
+    if server % cfg.rollout.tensor:
+        raise ValueError(
+            f"rollout.tensor: {cfg.rollout.tensor} does not divide the {server} GPUs that a server of rollouts has"
+        )
+    return Cluster(gpu, trainer, rollout, server, shared, plan.gpus_per_node, plan.network_gb_s)

@@ -23,21 +23,21 @@ def table(cfg: Config) -> str:
 
     The batch and all assumptions are those of `cfg`.
     """
-    same = apply(cfg, {"plan.rollout_nodes": 0, "plan.gpus": 0, "grpo.staleness": 0})
-    aside = apply(cfg, {"plan.gpus": 0, "grpo.staleness": 1})
+    same = apply(cfg, {"rollout.placement": "colocated", "plan.gpus": 0, "grpo.staleness": 0})
+    aside = apply(cfg, {"rollout.placement": "separate", "plan.gpus": 0, "grpo.staleness": 1})
     per_node = cfg.plan.gpus_per_node
-    parts = ["Rollouts on the trainer's GPUs, one phase after another:", "", *_rows(same, GPUS, lambda gpus: [0])]
-    parts += ["", "Rollouts on nodes of their own, one step off-policy, beside the training:", ""]
+    parts = ["rollout.placement=colocated, one phase after another:", "", *_rows(same, GPUS, lambda gpus: [1])]
+    parts += ["", "rollout.placement=separate and grpo.staleness=1, rollouts beside the training:", ""]
     parts += _rows(aside, GPUS[1:], lambda gpus: [n for n in (1, 2, 4, 8) if n * per_node < gpus])
     return "\n".join(parts)
 
 
 def _rows(cfg: Config, sizes: Sequence[int], nodes: Callable[[int], list[int]]) -> Iterator[str]:
-    """The fastest plan of each model and number of GPUs, over the numbers of rollout nodes that `nodes` gives."""
+    """The fastest plan of each model and number of GPUs, over the numbers of servers that `nodes` gives."""
     for cells in (HEAD, ("---",) * len(HEAD)):
         yield _line(cells)
     for model, gpus in product(models(), sizes):
-        plans = [fastest(apply(cfg, {"plan.rollout_nodes": n}), model, gpus) for n in nodes(gpus)]
+        plans = [fastest(apply(cfg, {"rollout.servers": n}), model, gpus) for n in nodes(gpus)]
         fitting = [plan for plan in plans if plan is not None]
         yield _line(_row(model, gpus, min(fitting, key=lambda plan: plan.step, default=None)))
 

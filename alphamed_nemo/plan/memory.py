@@ -10,7 +10,7 @@ from alphamed_nemo.plan.generation import Engine
 from alphamed_nemo.plan.hardware import GIB, Cluster
 from alphamed_nemo.plan.lengths import Workload
 from alphamed_nemo.plan.sizes import Model
-from alphamed_nemo.plan.states import States, rank_states
+from alphamed_nemo.plan.states import States, fp8_copies, rank_states
 from alphamed_nemo.plan.training import Packs
 
 
@@ -55,9 +55,11 @@ def training_memory(cfg: Config, cluster: Cluster, model: Model, load: Workload,
         "optimizer": 0.0 if cfg.optim.offload else float(states.optimizer),
         "activations": activation_bytes(model, parallel, dtype, cfg.model.recompute, packs.tokens, stage, packs.count),
     }
+    if cfg.model.fp8:
+        parts["FP8 copies of weights"] = float(fp8_copies(model, parallel, stage))
     if stage == parallel.pipeline - 1:
-        rows = packs.tokens * (1.0 if parallel.sequence else load.response_share * packs.filled)
-        parts["logits"] = logit_bytes(model, parallel, dtype, rows)
+        rows = packs.tokens * load.response_share * packs.filled
+        parts["logits"] = logit_bytes(model, parallel, dtype, cfg.model.head_dtype, rows)
     if cfg.grpo.kl_coef > 0:
         parts["reference model"] = float(states.weights)
     if cluster.shared:
@@ -79,12 +81,15 @@ def rollout_memory(cfg: Config, cluster: Cluster, model: Model, engine: Engine) 
     if cluster.shared:
         stages = [rank_states(model, cfg.parallel, cfg.model.dtype, stage) for stage in range(cfg.parallel.pipeline)]
         parts["trainer, waiting"] = max(float(resident(cfg, states)) for states in stages)
+        if cfg.model.fp8:  # nothing takes them away
+            copies = [fp8_copies(model, cfg.parallel, stage) for stage in range(cfg.parallel.pipeline)]
+            parts["FP8 copies of weights"] = float(max(copies))
     return Memory("rollouts", "each GPU of an engine", parts, cluster.gpu.memory_gib * GIB)
 
 
 def resident(cfg: Config, states: States) -> int:
-    """Bytes that the trainer keeps on a shared GPU while rollouts run."""
-    choice = cfg.plan.offload_while_generating
+    """Bytes that the trainer keeps on a shared GPU while rollouts run (policy/offload.py)."""
+    choice = cfg.plan.offload_while_generating if cfg.rollout.offloads(cuda=True) else "none"
     weights = states.weights * (2 if cfg.grpo.kl_coef > 0 else 1)
     if choice == "all":
         return 0
@@ -96,7 +101,7 @@ def resident(cfg: Config, states: States) -> int:
 def host_bytes(cfg: Config, cluster: Cluster, states: States) -> float:
     """That the trainer's ranks of one node put into host memory; gradients are freed, not moved."""
     plan, ranks = cfg.plan, min(cluster.trainer_gpus, cluster.gpus_per_node)
-    moved = cluster.shared and plan.offload_while_generating != "none"
+    moved = cluster.shared and cfg.rollout.offloads(cuda=True) and plan.offload_while_generating != "none"
     each = states.optimizer if cfg.optim.offload or moved else 0
     if cluster.shared and plan.offload_while_generating == "all":
         each += states.weights * (2 if cfg.grpo.kl_coef > 0 else 1)

@@ -9,6 +9,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.medical_bank import medical_bank
+from alphamed_nemo.data.strata import proportional
 
 # Training questions of the published sets, before duplicates and leaks are removed: (set, subset) → questions.
 PUBLISHED = {
@@ -64,11 +65,9 @@ def subset_questions(cfg: Config) -> int | None:
     label = cfg.label
     if label.subset == "mixture":
         return sum(label.mixture.values()) or None
-    available = {name: count for name, count in set_sizes(cfg).items() if not label.datasets or name in label.datasets}
-    known = [count for count in available.values() if count is not None]
-    if not available or len(known) < len(available):
+    labelled = labelled_by_set(cfg)
+    if labelled is None:
         return None
-    labelled = [min(count, label.per_dataset or count) for count in known]
     if label.subset == "all":
         return sum(labelled)
     wanted = label.per_level * (label.up_to or label.samples + 1)
@@ -79,6 +78,22 @@ def subset_questions(cfg: Config) -> int | None:
     return min(sum(labelled), wanted)
 
 
+def labelled_questions(cfg: Config) -> int | None:
+    """Questions that label_difficulty asks, at most; None: not known in advance."""
+    labelled = labelled_by_set(cfg)
+    return None if labelled is None else sum(labelled)
+
+
+def labelled_by_set(cfg: Config) -> list[int] | None:
+    """Questions of each set that are labelled, at most; None: not known in advance."""
+    label = cfg.label
+    available = {name: count for name, count in set_sizes(cfg).items() if not label.datasets or name in label.datasets}
+    known = [count for count in available.values() if count is not None]
+    if not available or len(known) < len(available):
+        return None
+    return [min(count, label.per_dataset or count) for count in known]
+
+
 def prepared_questions(cfg: Config) -> int | None:
     """Training questions that prepare_data writes, at most; None: not known in advance."""
     sizes = set_sizes(cfg).values()
@@ -87,13 +102,19 @@ def prepared_questions(cfg: Config) -> int | None:
 
 
 def set_sizes(cfg: Config) -> dict[str, int | None]:
-    """Questions of each training set by its name; None: a set of one's own."""
+    """Questions of each training set by its name, without those that are kept for validation; None: a set of one's
+    own."""
     if cfg.data.source == "clinic":
-        return {"clinic": cfg.data.train_questions}
+        return {"clinic": cfg.data.train_questions}  # those of a validation are drawn beside them
+    sizes: dict[str, int | None] = {}
     if cfg.data.source == "medical_bank":
-        return {"medical_bank": len(medical_bank()[0])}
-    sizes = {}
-    for name, source in cfg.sources.train.items():
-        size = PUBLISHED.get((source.set or name, source.subset))
-        sizes[name] = min(size, source.rows or size) if size else source.rows or None
-    return sizes
+        sizes = {"medical_bank": len(medical_bank()[0])}
+    else:
+        for name, source in cfg.sources.train.items():
+            size = PUBLISHED.get((source.set or name, source.subset))
+            sizes[name] = min(size, source.rows or size) if size else source.rows or None
+    known = {name: size for name, size in sizes.items() if size is not None}
+    if len(known) < len(sizes):
+        return sizes
+    kept = proportional(known, min(cfg.data.validation_questions, sum(known.values())))
+    return {name: size - kept[name] for name, size in known.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import NoReturn
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.layout import check_layout, check_microbatch
@@ -12,17 +13,10 @@ from alphamed_nemo.plan.generation import Engine, generation_seconds, make_engin
 from alphamed_nemo.plan.hardware import GIB, Cluster, cluster_of
 from alphamed_nemo.plan.lengths import Workload, make_workload
 from alphamed_nemo.plan.memory import Memory, fullest_stage, host_bytes, resident, rollout_memory
+from alphamed_nemo.plan.refit_time import Refit, plan_refit
 from alphamed_nemo.plan.sizes import Model, load_model
-from alphamed_nemo.plan.states import ELEMENT, States, rank_states
+from alphamed_nemo.plan.states import States, rank_states
 from alphamed_nemo.plan.training import Packs, Pass, bubble_share, logprob_pass, make_packs, train_pass
-
-
-@dataclass(frozen=True)
-class Refit:
-    """Bytes of the whole model as it travels, and the seconds that this takes."""
-
-    bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,19 @@ class Plan:
     def fits(self) -> bool:
         return not self.problems
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that a micro-batch and an engine have the memory for, in steps of 128."""
+        fits, too_long = 0, max(0, self.engine.cache_tokens) // 128 + 1
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            packs = replace(self.packs, tokens=128 * middle)
+            if fullest_stage(self.cfg, self.cluster, self.model, self.load, packs).fits:
+                fits = middle
+            else:
+                too_long = middle
+        return 128 * fits
+
 
 def make_plan(cfg: Config, model: Model | None = None) -> Plan:
     """Plans the run that `cfg` describes.
@@ -74,6 +81,8 @@ def make_plan(cfg: Config, model: Model | None = None) -> Plan:
         ValueError: settings that contradict each other. What merely does not fit is in `problems`.
     """
     model = model or load_model(cfg.model.path)
+    if cfg.parallel.context > 1:
+        refuse_context(cfg, model)
     check_division(cfg, model)
     cluster = cluster_of(cfg)
     load = _workload(cfg)
@@ -82,7 +91,7 @@ def make_plan(cfg: Config, model: Model | None = None) -> Plan:
     stages = [rank_states(model, cfg.parallel, cfg.model.dtype, stage) for stage in range(cfg.parallel.pipeline)]
     states = max(stages, key=lambda s: s.gradients)
     training = train_pass(cfg, cluster, model, load, packs, states)
-    refit = _refit(cfg, cluster, model)
+    refit = plan_refit(cfg, cluster, model)
     phases = _phases(cfg, cluster, model, load, packs, engine, states, training, refit)
     memory = (fullest_stage(cfg, cluster, model, load, packs), rollout_memory(cfg, cluster, model, engine))
     host = host_bytes(cfg, cluster, states)
@@ -104,6 +113,21 @@ def check_division(cfg: Config, model: Model) -> None:
         raise ValueError(f"rollout.tensor: {cfg.rollout.tensor} does not divide the model's {model.heads} heads")
 
 
+def refuse_context(cfg: Config, model: Model) -> NoReturn:
+    """Says how long sequences may be without context parallelism.
+
+    Raises:
+        ValueError: always.
+    """
+    parallel = replace(cfg.parallel, context=1, data=cfg.parallel.data * cfg.parallel.context)
+    longest = make_plan(replace(cfg, parallel=parallel), model).longest
+    raise ValueError(
+        f"parallel.context: found {cfg.parallel.context}, expected 1: packed batches are not split over "
+        f"context-parallel ranks; with parallel.context=1 and the other settings as they are, sequences of up to "
+        f"{longest:,} tokens fit on {cfg.plan.gpu}, and more with a higher parallel.tensor or model.recompute=full"
+    )
+
+
 def step_seconds(cfg: Config, cluster: Cluster, phases: dict[str, float]) -> float:
     """The step: phases one after another, or rollouts beside training where GPUs and staleness allow."""
     if cluster.shared or cfg.grpo.staleness == 0:
@@ -121,14 +145,6 @@ def _workload(cfg: Config) -> Workload:
 
 
 _batch = lru_cache(maxsize=16)(make_workload)  # a search plans the same batch many times
-
-
-def _refit(cfg: Config, cluster: Cluster, model: Model) -> Refit:
-    """The weights stream from their ranks to rank 0 and from there to every engine, block by block and side by side."""
-    plan = cfg.plan
-    size = model.parameters * ELEMENT[cfg.model.dtype]
-    link = cluster.link_bytes_per_s(cluster.gpus) * plan.link_efficiency
-    return Refit(size, size / link + model.tensors * plan.refit_tensor_ms * 1e-3 + plan.refit_fixed_s)
 
 
 def _phases(
@@ -167,5 +183,7 @@ def _problems(cfg: Config, cluster: Cluster, engine: Engine, memory: tuple[Memor
     if host > cfg.plan.host_memory_gib * GIB:
         found.append(f"host: {host / GIB:.0f} GiB of {cfg.plan.host_memory_gib:.0f} on a node are needed")
     if cfg.grpo.staleness > 0 and cluster.shared:
-        found.append("grpo.staleness: rollouts cannot run beside the training on the same GPUs; set plan.rollout_nodes")
+        found.append(
+            "grpo.staleness: rollouts cannot run beside the training on the same GPUs; rollout.placement=separate"
+        )
     return found

@@ -117,7 +117,8 @@ def load_model(path: str) -> Model:
     found = next((candidate for candidate in candidates if path and candidate.is_file()), None)
     if found is None:
         known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.json")))
-        raise ValueError(f"model.path: no config.json in {path!r}; give a folder that has one, or name one of {known}")
+        problem = f": there is no config.json in {path}" if path else " is not set"
+        raise ValueError(f"model.path{problem}; give a folder that has one, or name one of {known}")
     return model_of(name.removesuffix(".json"), json.loads(found.read_text()))
 
 

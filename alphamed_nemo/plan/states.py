@@ -63,6 +63,17 @@ def rank_states(
     return States(buffer * ELEMENT[dtype], buffer * GRADIENT, owned * state)
 
 
+def fp8_copies(model: Model, parallel: ParallelConfig, stage: int) -> int:
+    """Bytes of the weights in FP8 that Transformer Engine keeps beside those in bfloat16 (`model.fp8`), on a rank.
+
+    Each matrix of a layer is quantised once per step, for the first micro-batch, and kept in two layouts, as it is and
+    transposed: on Hopper the products of the backward pass want the latter. The scales are left out: 4 bytes a tensor,
+    or a block of 128 × 128. Source: `_fp8_workspaces` in transformer_engine/pytorch/module/base.py, 2.20.
+    """
+    layers = sum(map(len, model.layers_of(parallel, stage)))
+    return 2 * layers * model.layer_matmul // parallel.tensor
+
+
 def divide(parameters: list[tuple[int, bool]], ranks: int, limit: int | None) -> list[Bucket]:
     """The buckets of one chunk.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from alphamed_nemo.plan.asking import asking_text
 from alphamed_nemo.plan.changes import Advice, Change
+from alphamed_nemo.plan.costs import checkpoint_bytes, checkpoints_kept, disk_bytes, gpu_hours
 from alphamed_nemo.plan.hardware import GIB
 from alphamed_nemo.plan.passes import Passes, count_passes
 from alphamed_nemo.plan.prediction import Plan
@@ -18,6 +20,7 @@ def plan_text(plan: Plan, advice: list[Advice]) -> str:
         ("Run", run_lines(plan)),
         ("Memory on the fullest GPU", memory_lines(plan)),
         ("Step", step_lines(plan)),
+        ("Costs", cost_lines(plan)),
         ("Verdict", verdict_lines(plan, advice)),
         ("Assumptions", assumption_lines(plan)),
     ]
@@ -27,8 +30,9 @@ def plan_text(plan: Plan, advice: list[Advice]) -> str:
 def run_lines(plan: Plan) -> Iterator[str]:
     cfg, cluster, load = plan.cfg, plan.cluster, plan.load
     yield f"{plan.model.name}, {plan.model.parameters:,} parameters, {cfg.model.dtype}"
-    where = "on the same GPUs" if cluster.shared else f"on {cluster.rollout_gpus} GPUs of their own"
-    yield f"{cluster.gpus} × {cfg.plan.gpu}: {cluster.trainer_gpus} train; rollouts {where}"
+    where = "on the same GPUs, in turn" if cluster.shared else f"on {cluster.rollout_gpus} GPUs of their own"
+    idle = f"; {cluster.idle} of the training nodes' idle" if cluster.idle else ""
+    yield f"{cluster.gpus} × {cfg.plan.gpu}: {cluster.trainer_gpus} train; rollouts {where}{idle}"
     yield f"trainer {layout_text(plan)}, recompute {cfg.model.recompute}"
     engine = plan.engine
     yield (
@@ -39,6 +43,7 @@ def run_lines(plan: Plan) -> Iterator[str]:
         f"{load.samples:,} samples per step, {load.tokens / load.samples:,.0f} tokens each; longest response "
         f"{max(load.responses):,}"
     )
+    yield f"sequences of up to {plan.longest:,} tokens have the memory (no context parallelism)"
     if passes := count_passes(cfg):
         yield passes_text(passes, cfg.grpo.steps, cfg.grpo.questions_per_step)
     yield (
@@ -88,7 +93,26 @@ def step_lines(plan: Plan) -> Iterator[str]:
         f"tensor collectives {train.tensor:.1f}, gradients and weights {train.data:.1f}, "
         f"optimizer {train.optimizer:.2f} s"
     )
-    yield f"refit: {plan.refit.bytes / GB:.1f} GB in {plan.refit.seconds:.1f} s"
+    refit = plan.refit
+    yield (
+        f"refit: {refit.bytes / GB:.1f} GB; gathering {refit.source:.2f}, beside it broadcast {refit.carrier:.2f} and "
+        f"loading {refit.loading:.2f}, fixed {refit.fixed:.2f} s"
+    )
+
+
+def cost_lines(plan: Plan) -> Iterator[str]:
+    cfg, nodes, per_node = plan.cfg, plan.cluster.nodes, plan.cfg.plan.gpus_per_node
+    seconds = cfg.grpo.steps * plan.step
+    yield (
+        f"{cfg.grpo.steps} steps: {seconds / 3600:.1f} h on {counted(nodes, 'node')}, "
+        f"{gpu_hours(seconds, nodes, per_node):,.0f} GPU-hours, predicted, starts and saves left out"
+    )
+    yield (
+        f"disk: at most {disk_bytes(cfg, plan.model) / GB:,.0f} GB: {checkpoints_kept(cfg)} checkpoints of "
+        f"{checkpoint_bytes(cfg, plan.model) / GB:,.1f} GB and the converted model"
+    )
+    for stage in ("label_difficulty", "evaluate"):
+        yield f"{stage}: {asking_text(cfg, stage)}"
 
 
 def verdict_lines(plan: Plan, advice: list[Advice]) -> Iterator[str]:

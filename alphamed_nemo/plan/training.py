@@ -113,7 +113,7 @@ def _forward_seconds(cfg: Config, cluster: Cluster, model: Model, load: Workload
     parallel = cfg.parallel
     layers = model.layers / parallel.pipeline
     attention = 4 * model.queries * load.attended  # scores and their product with the values, causal
-    rows = 1.0 if parallel.sequence else load.response_share * packs.filled
+    rows = load.response_share * packs.filled
     speed = cluster.gpu.bf16_tflops * 1e12 * cfg.plan.compute_efficiency * parallel.tensor * parallel.context
     if cfg.model.dtype == "float32":
         speed /= 2  # TF32's peak

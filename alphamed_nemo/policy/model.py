@@ -26,9 +26,11 @@ from alphamed_nemo.config import ModelConfig, ParallelConfig
 from alphamed_nemo.config.choices import Fp8Recipe, Recompute
 from alphamed_nemo.config.layout import check_layout
 from alphamed_nemo.families import Dimensions, dimensions
+from alphamed_nemo.policy.float32_head import compute_in_float32
 from alphamed_nemo.policy.gpt import PolicyGPTModel
 from alphamed_nemo.policy.local.attention import PackedAttention
 from alphamed_nemo.policy.local.operators import PackedRMSNorm, SwiGLU
+from alphamed_nemo.policy.rotary import with_rotation
 
 T = TypeVar("T")
 
@@ -79,6 +81,8 @@ def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) ->
     for chunk in chunks:
         _mark_parallel(chunk)
         chunk.rotary_pos_emb.inv_freq = rope_frequencies(hf_config)
+        if chunk.post_process and model.head_dtype == "float32":
+            compute_in_float32(chunk.output_layer)
         if torch.cuda.is_available():
             chunk.cuda()
     return chunks
@@ -134,7 +138,7 @@ def transformer_config(hf_config: Any, model: ModelConfig, parallel: ParallelCon
         activation_func=F.silu,
         gated_linear_unit=True,
         # Whatever its name says: the module that `_layer_spec` puts there.
-        use_te_activation_func=local and "bias_activation" not in model.fusions,
+        use_te_activation_func="bias_activation" not in model.fusions,
         add_bias_linear=False,
         add_qkv_bias=sizes.family.qkv_bias,
         qk_layernorm=sizes.family.qk_norm,
@@ -251,7 +255,18 @@ def _mark_parallel(chunk: PolicyGPTModel) -> None:
 
 def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     if config.transformer_impl == "transformer_engine":
-        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        assert block.layer_specs
+        layer = block.layer_specs[0]
+        assert all(each is layer for each in block.layer_specs), "a dense model's layers share one spec"
+        parts = _parts(layer, TransformerLayerSubmodules)
+        attention = _parts(parts.self_attention, SelfAttentionSubmodules)
+        if not config.apply_rope_fusion:
+            assert isinstance(attention.core_attention, type)
+            attention.core_attention = with_rotation(attention.core_attention)
+        if config.use_te_activation_func:
+            _parts(parts.mlp, MLPSubmodules).activation_func = SwiGLU
+        return block
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
     parts = _parts(layer, TransformerLayerSubmodules)
     parts.input_layernorm = parts.pre_mlp_layernorm = PackedRMSNorm

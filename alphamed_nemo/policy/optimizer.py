@@ -48,6 +48,20 @@ def wrap(
     return wrapped
 
 
+def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
+    """To be called before weights are read other than by a training step. Collective over data-parallel ranks.
+
+    With `parallel.overlap_param_gather` an update gives each rank the new values of its own share of the parameters
+    alone, and the next training step's forward pass gathers the others, layer by layer. Does nothing without it.
+
+    Args:
+        chunks: this rank's, wrapped by `wrap` or not.
+    """
+    for chunk in chunks:
+        if isinstance(chunk, DistributedDataParallel) and chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
+
+
 def build_optimizer(
     chunks: list[DistributedDataParallel], optim: OptimConfig, total_steps: int | None = None
 ) -> tuple[Any, OptimizerParamScheduler]:

@@ -21,11 +21,14 @@ from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.finite import NotFiniteError, first_not_finite
 from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.model import build_model
-from alphamed_nemo.policy.optimizer import build_optimizer, wrap
+from alphamed_nemo.policy.offload import Offload
+from alphamed_nemo.policy.optimizer import build_optimizer, gather_weights, wrap
 from alphamed_nemo.policy.packing import PackedBatch
 from alphamed_nemo.policy.random_weights import initialize_weights
 from alphamed_nemo.policy.step import LossFn, forward_backward, forward_logprobs
-from alphamed_nemo.policy.weights import load_hf, stream_hf
+from alphamed_nemo.policy.weights.everywhere import stream_everywhere
+from alphamed_nemo.policy.weights.load import load_hf
+from alphamed_nemo.policy.weights.stream import stream_hf
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class MegatronPolicy:
     Attributes:
         model: this rank's chunks; wrapped by Megatron's DistributedDataParallel where there is an optimizer.
         optimizer, scheduler: Megatron's, or None.
+        offload: what an update needs, here or given back; None where there is no optimizer.
         hf_config: transformers' config of the model.
         data_rank: this rank's place among the data-parallel ranks; picks its micro-batches.
     """
@@ -92,10 +96,12 @@ class MegatronPolicy:
         self.model: list[MegatronModule] = [*chunks]
         self.optimizer: Any = None
         self.scheduler: Any = None
+        self.offload: Offload | None = None
         if optim is not None:
             wrapped = wrap(chunks, parallel.overlap_grad_reduce, parallel.overlap_param_gather)
             self.optimizer, self.scheduler = build_optimizer(wrapped, optim, total_steps)
             self.model = [*wrapped]
+            self.offload = Offload(wrapped, self.optimizer, runtime.device())
         HEAP.give_back()
         self.data_rank: int = parallel_state.get_data_parallel_rank()
 
@@ -120,6 +126,7 @@ class MegatronPolicy:
             float32 [T] for each batch, on the CPU, aligned with targets; 0 outside the mask. The same on all tensor
             and pipeline ranks.
         """
+        gather_weights(self.model)
         found = forward_logprobs(self.model, self._on_device(batches), self.hf_config.vocab_size, temperature)
         return [values.cpu() for values in found]
 
@@ -139,8 +146,9 @@ class MegatronPolicy:
             NotFiniteError: the loss or a gradient is not a finite number; on every rank. The weights are those of
                 before, unless the message says otherwise. What the update makes of them is for `check_weights`.
         """
-        if self.optimizer is None:
+        if self.optimizer is None or self.offload is None:
             raise RuntimeError("this policy was built without an optimizer")
+        assert self.offload.given is None, "offload.take() comes before an update"
         metrics = forward_backward(
             self.model, self._on_device(batches), loss_fn, self.hf_config.vocab_size, temperature
         )
@@ -172,13 +180,22 @@ class MegatronPolicy:
         Raises:
             NotFiniteError: one is NaN or infinite; on every rank.
         """
+        gather_weights(self.model)
         if name := first_not_finite(self.model, self.hf_config, _weight):
             raise NotFiniteError(f"the weight {name} is NaN or infinite")
 
-    def hf_weights(self) -> Iterator[tuple[str, Tensor | None]]:
+    def hf_weights(self, everywhere: bool = False, copies: bool = True) -> Iterator[tuple[str, Tensor | None]]:
         """The weights under Hugging Face's names, layer by layer: full tensors on rank 0, None elsewhere. Collective:
-        every rank runs the iterator to its end."""
-        return stream_hf(self.model, self.hf_config)
+        every rank runs the iterator to its end.
+
+        Args:
+            everywhere: full tensors on every rank; the ranks then have to keep one pace.
+            copies: the tensors do not change when training goes on. Otherwise they may be the parameters' own memory.
+        """
+        gather_weights(self.model)
+        if everywhere:
+            return stream_everywhere(self.model, self.hf_config)
+        return stream_hf(self.model, self.hf_config, copies=copies)
 
     def _on_device(self, batches: Sequence[PackedBatch]) -> list[PackedBatch]:
         if not batches:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from alphamed_nemo.policy.optimizer import gather_weights
 from alphamed_nemo.policy.packing import PackedBatch
 from alphamed_nemo.policy.policy import MegatronPolicy
 
@@ -32,6 +33,7 @@ class ReferencePolicy:
     def _swapped_in(self) -> Iterator[None]:
         """Copies in place: Megatron's parameters are views of its own buffers and must stay so."""
         with torch.no_grad():
+            gather_weights(self.policy.model)
             current = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters()]
             self._write(self.weights)
             try:

@@ -13,6 +13,7 @@ from megatron.core.distributed import DistributedDataParallel, finalize_model_gr
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from alphamed_nemo.policy.groups import joined
@@ -20,6 +21,7 @@ from alphamed_nemo.policy.local.attention import SegmentParams
 from alphamed_nemo.policy.local.heap import HEAP
 from alphamed_nemo.policy.logprobs import token_logprobs
 from alphamed_nemo.policy.packing import PackedBatch, empty_like
+from alphamed_nemo.policy.rotary import RotaryParams
 
 LossFn = Callable[[Tensor, Tensor | None, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
 
@@ -94,13 +96,12 @@ def _run(
 
     def forward_step(iterator: Iterator[PackedBatch], chunk: MegatronModule) -> tuple[Tensor, Callable[..., Any]]:
         batch = next(iterator)
-        rows = None if chunk.config.sequence_parallel else batch.mask.nonzero().squeeze(1)
         logits = chunk(
             input_ids=batch.tokens[None],
             position_ids=batch.positions[None],
             attention_mask=None,
-            packed_seq_params=_packed_params(batch, chunk.config.transformer_impl == "local"),
-            rows=rows,
+            packed_seq_params=_packed_params(batch, chunk.config),
+            rows=batch.mask.nonzero().squeeze(1),
         )
         return logits, partial(finish, batch)
 
@@ -116,26 +117,22 @@ def _run(
     )
 
 
-def _packed_params(batch: PackedBatch, local: bool) -> PackedSeqParams:
-    if local:
-        return SegmentParams.of(batch.cu_seqlens, batch.continues, batch.max_seqlen)
-    return PackedSeqParams(
-        qkv_format="thd",
-        cu_seqlens_q=batch.cu_seqlens,
-        cu_seqlens_kv=batch.cu_seqlens,
-        max_seqlen_q=batch.max_seqlen,
-        max_seqlen_kv=batch.max_seqlen,
-    )
+def _packed_params(batch: PackedBatch, config: TransformerConfig) -> PackedSeqParams:
+    bounds, longest = batch.cu_seqlens, batch.max_seqlen
+    if config.transformer_impl == "local":
+        return SegmentParams.of(bounds, longest, continues=batch.continues)
+    if config.apply_rope_fusion:
+        return PackedSeqParams("thd", bounds, bounds, max_seqlen_q=longest, max_seqlen_kv=longest)
+    return RotaryParams.of(bounds, longest)
 
 
 def _logprobs(logits: Tensor, batch: PackedBatch, vocab_size: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies [T], 0 outside the mask, from logits of all positions or of those under it."""
+    """Log-probabilities and entropies [T], 0 outside the mask, from the logits [1, N, V_part] under it."""
     group = joined(parallel_state.get_tensor_model_parallel_group())
     rows = batch.mask.nonzero().squeeze(1)
-    logits = logits.squeeze(0)
-    if len(logits) == len(batch.mask):
-        logits = logits.index_select(0, rows)
-    logprobs, entropy = token_logprobs(logits, batch.targets[rows], vocab_size, temperature, group, overwrite=True)
+    logprobs, entropy = token_logprobs(
+        logits.squeeze(0), batch.targets[rows], vocab_size, temperature, group, overwrite=True
+    )
     zeros = logprobs.new_zeros(len(batch.mask))
     return zeros.index_copy(0, rows, logprobs), zeros.index_copy(0, rows, entropy)
 

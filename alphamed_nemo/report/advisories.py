@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
+VALIDATIONS = 3  # of which the last is compared with the first: chance alone seldom moves three the same way
+HIGHER = 0.1  # of the mean reward: beyond what batches of 256 × 8 vary by
 STEPS = 3  # one unlucky batch is no news; three in a row are hardly chance, and still early
 MOSTLY = 0.5  # share of responses: where more than half are cut off, most of the batch cannot be right
 
@@ -23,12 +25,17 @@ class Watch:
     def __init__(self) -> None:
         self.rows: deque[Mapping[str, float]] = deque(maxlen=STEPS)
         self.told: set[str] = set()
+        self.rewards: list[float] = []  # since the last validation
+        self.validated: deque[tuple[float, float]] = deque(maxlen=VALIDATIONS)  # mean reward before, and accuracy
 
     def see(self, row: Mapping[str, float]) -> list[str]:
-        """The advisories that hold since this step."""
+        """The advisories that hold since this step, or since this validation."""
+        if row.get("validation/accuracy") is not None:
+            return self._see_validation(row["validation/accuracy"])
         if any(row.get(key) is None for key in KEYS):
             return []
         self.rows.append(row)
+        self.rewards.append(row["reward/mean"])
         now = dict(advisories(list(self.rows))) if len(self.rows) == STEPS else {}
         if row["response_length/clip_ratio"] == 1:
             now["all truncated"] = (
@@ -38,6 +45,23 @@ class Watch:
         new = [text for name, text in now.items() if name not in self.told]
         self.told = set(now)
         return new
+
+    def _see_validation(self, accuracy: float) -> list[str]:
+        """Once the reward rises and what was not trained on gains nothing by it."""
+        if not self.rewards:
+            return []
+        self.validated.append((fmean(self.rewards), accuracy))
+        self.rewards.clear()
+        (reward, first), (now, last) = self.validated[0], self.validated[-1]
+        if len(self.validated) < VALIDATIONS or now - reward < HIGHER or last > first:
+            return []
+        self.validated.clear()  # to be told again, it has to go on as long once more
+        return [
+            f"the mean reward rose from {reward:.2f} to {now:.2f} over {VALIDATIONS} validations, whose accuracy went "
+            f"from {first:.1%} to {last:.1%}: read samples/ for answers that please the reward and are not right "
+            "(reward.functions), or that are known by heart (grpo.steps × grpo.questions_per_step passes over the "
+            "questions), and take an earlier checkpoint (export.checkpoint=best)"
+        ]
 
 
 def advisories(rows: list[Mapping[str, float]]) -> Iterator[tuple[str, str]]:

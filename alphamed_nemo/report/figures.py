@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from alphamed_nemo.data.difficulty import expected_effective
 from alphamed_nemo.report.run_data import CORRECT, Evaluation, RunData
@@ -17,6 +18,7 @@ BINS = (1, 2, 5, 10, 25, 50, 100, 250)  # tokens
 LEVELS_SHOWN = 8
 PARTS_SHOWN = 8  # as many as there are colours
 WINDOWS = 6
+ACCURACY = "validation/accuracy"
 TIMINGS = ("generation", "reward", "old_logprobs", "training", "refit", "checkpoint")
 
 
@@ -40,6 +42,7 @@ class Figure:
 def training_figures(run: RunData) -> list[Figure]:
     """The curves of one run."""
     makers = (
+        validation,
         reward,
         correct_answers,
         reward_functions,
@@ -66,6 +69,34 @@ def lines(run: RunData, title: str, note: str, names: Sequence[tuple[str, str]],
         return None
     legend = [(line.name, line.colour) for line in series] if len(series) > 1 else []
     return Figure(title, note, line_chart(series, title, **options), legend)
+
+
+def validation(run: RunData) -> Figure | None:
+    """Accuracy on questions that are not trained on, and what of several samples is right."""
+    x, y = run.series(ACCURACY)
+    if not x:
+        return None
+    series = [Series("greedy answers", x, y, 1)]
+    low, high = (run.series(f"validation/accuracy_{end}")[1] for end in ("low", "high"))
+    names = {name for row in run.metrics for name in row if name.startswith(("validation/mean@", "validation/pass@"))}
+    for colour, name in enumerate(sorted(names), start=2):
+        series.append(Series(name.removeprefix("validation/"), *run.series(name), colour))
+    last = next(row for row in reversed(run.metrics) if row.get(ACCURACY) is not None)
+    note = (
+        f"Share of {last['validation/questions']:.0f} questions that are not trained on, answered correctly. A dot for "
+        "each validation; whiskers are 95% intervals."
+    )
+    if last.get("validation/gain") is not None and last["step"] > 0:
+        gain, bounds = last["validation/gain"], (last["validation/gain_low"], last["validation/gain_high"])
+        note += (
+            f" The last one: {100 * gain:+.1f} points over the base model, on the same questions "
+            f"(95% interval {100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f})."
+        )
+    ends = list(zip(low, high, strict=True))
+    guessing = last.get("validation/guessing")
+    marks = [] if guessing is None else [(guessing, "guessing")]
+    chart = line_chart(series, "Validation", y_range=(0, 1), show=percent, marks=marks, points=True, bounds=ends)
+    return Figure("Validation", note, chart, [(line.name, line.colour) for line in series] if len(series) > 1 else [])
 
 
 def reward(run: RunData) -> Figure | None:
@@ -137,6 +168,8 @@ def logprob_gap(run: RunData) -> Figure | None:
         "ratio of probabilities, minus 1; differences are in nats. The limit is what rounding explains, as measured on "
         "the policy."
     )
+    if any(value == 0 for line in series for value in line.y):
+        note += " Exact agreement, 0, is drawn at the bottom."
     chart = line_chart(series, "Trainer and rollout engine", log=True, marks=marks)
     return Figure("Trainer and rollout engine", note, chart, [(line.name, line.colour) for line in series])
 
@@ -165,21 +198,25 @@ def timing(run: RunData) -> Figure | None:
 
 def effective_in_training(run: RunData) -> Figure | None:
     """A step has a handful of questions of each level: means over a sixth of the run."""
-    width = max(1, math.ceil(len(run.metrics) / WINDOWS))
+    steps, _ = run.series("effective_query_ratio")
+    if not steps:
+        return None
+    width = max(1, math.ceil((steps[-1] - steps[0] + 1) / WINDOWS))
     series = []
     for level in range(1, LEVELS_SHOWN + 1):
-        x, y = run.series(f"effective_query_ratio/L{level}")
-        starts = range(0, len(x), width)
-        means = [(fmean(x[i : i + width]), fmean(y[i : i + width])) for i in starts]
-        if means:
-            series.append(Series(f"L{level}", [step for step, _ in means], [mean for _, mean in means], level))
+        windows: dict[int, list[float]] = {}
+        for step, value in zip(*run.series(f"effective_query_ratio/L{level}"), strict=True):
+            windows.setdefault(int((step - steps[0]) // width), []).append(value)
+        if windows:
+            centres = [steps[0] + width * window + (width - 1) / 2 for window in windows]
+            series.append(Series(f"L{level}", centres, [fmean(values) for values in windows.values()], level))
     if not series:
         return None
     title, note = (
         "Effective queries by level",
-        "The same by the question's difficulty, each point the mean over a sixth of the run.",
+        "The same by the question's difficulty: each dot is the mean over a sixth of the run.",
     )
-    chart = line_chart(series, title, y_range=(0, 1), show=percent, smoothing=False)
+    chart = line_chart(series, title, y_range=(0, 1), show=percent, points=True)
     return Figure(title, note, chart, [(line.name, line.colour) for line in series])
 
 
@@ -288,7 +325,8 @@ def questions_asked(rows: Sequence[tuple]) -> str:
 
 def compared(runs: Sequence[RunData]) -> list[Figure]:
     """The same curve of several runs in one chart each."""
-    share = {"y_range": (0, 1), "show": percent}
+    share: dict[str, Any] = {"y_range": (0, 1), "show": percent}
+    dots: dict[str, Any] = {**share, "points": True}
     right = "Share of sampled responses whose final answer is correct."
     weighted = any(run.weighted for run in runs)
     wanted = (
@@ -296,6 +334,7 @@ def compared(runs: Sequence[RunData]) -> list[Figure]:
         if weighted
         else ("Reward", "reward/mean", right, share),
         *([("Correct answers", CORRECT, right, share)] if weighted else []),
+        ("Validation", ACCURACY, "Share of the validation questions answered correctly.", dots),
         ("Effective queries", "effective_query_ratio", "Share of questions that carry a gradient.", share),
         ("Response length", "response_length/mean", "Mean tokens per response.", {}),
         ("Time of a step", "timing/step", "Seconds per step.", {}),

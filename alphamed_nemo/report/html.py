@@ -25,6 +25,7 @@ from alphamed_nemo.report.figures import (
 from alphamed_nemo.report.run_data import CORRECT, RunData, read_run
 from alphamed_nemo.report.scale import duration, number
 
+NO_BREAK = "\u2011"  # a hyphen at which no line ends, for 2.1e-6
 CARDS = 4  # sample responses shown of the first and of the last step
 LONGEST_RESPONSE = 6000  # characters of a response on a card
 BOXED = re.compile(r"\\boxed\{[^{}]*\}")
@@ -145,7 +146,7 @@ def tiles(run: RunData) -> list[Tile]:
         _, limits = run.series("logprob_difference_limit")
         note = "largest between trainer and rollout engine"
         if limit > 1 or limits:
-            note += f"; limit {number(limit - 1 if limit > 1 else min(limits))}"
+            note += f"; limit {number(limit - 1 if limit > 1 else min(limits))}".replace("-", NO_BREAK)
         found.append(Tile("Mismatch", number(max(0.0, *(error - 1 for error in errors))), note))
     return found
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from alphamed_nemo.config.files import read_yaml
-from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.config.run_folder import RunFolder, by_step
 from alphamed_nemo.config.scrub import scrub
 from alphamed_nemo.data.text_files import read_text
 from alphamed_nemo.evaluation.grading import Grade
 from alphamed_nemo.evaluation.stats import McNemar, mcnemar
+from alphamed_nemo.evaluation.suite_results import read_suites
 
 PARTS, REWARD, CORRECT = "reward/", "reward/mean", "reward/correct"  # metrics
 ROLES = ("base", "forced", "other", "trained")  # their order in tables
@@ -95,8 +96,8 @@ class Paired:
         """For a person: how many questions only one of them has right, and the p-value of "equally good"."""
         p = "p < 0.0001" if self.test.p < 1e-4 else f"p = {self.test.p:.2g}"
         return (
-            f"On the same questions, {self.test.only_first} were right only as “{self.first}” and "
-            f"{self.test.only_second} only as “{self.second}” ({p}, McNemar's exact test)."
+            f"On the same questions, “{self.first}” alone was right on {self.test.only_first} and "
+            f"“{self.second}” alone on {self.test.only_second} ({p}, McNemar's exact test)."
         )
 
 
@@ -108,6 +109,7 @@ class RunData:
         name: the folder's name.
         metrics: rows of metrics.jsonl in order of steps, one per step.
         evaluations: the base model first, then the base made to reason, then the rest by name, the trained model last.
+        suites: each complete suite as one row, whose data sets are the suite's.
         labelled: the questions that have a difficulty level.
         samples: step -> rows of samples/step_<n>.jsonl, the first and the last step only.
         config: nested settings, secrets left out.
@@ -117,6 +119,7 @@ class RunData:
     name: str
     metrics: list[dict] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    suites: list[Evaluation] = field(default_factory=list)
     labelled: list[Labelled] = field(default_factory=list)
     samples: dict[int, list[dict]] = field(default_factory=dict)
     config: dict = field(default_factory=dict)
@@ -188,12 +191,13 @@ def read_run(run_dir: Path) -> RunData:
         name=folder.root.resolve().name,
         metrics=read_metrics(folder.metrics),
         evaluations=read_evaluations(folder.eval),
+        suites=[row for suite in read_suites(folder.eval) if (row := parse_evaluation(suite.to_json(), "suite"))],
         labelled=read_labelled(folder.labelled),
         samples=read_samples(folder.samples),
         config=scrub(read_yaml(folder.config) or {}) if folder.config.exists() else {},
         summary=read_object(folder.summary) if folder.summary.exists() else {},
     )
-    if not (run.metrics or run.evaluations or run.labelled):
+    if not (run.metrics or run.evaluations or run.suites or run.labelled):
         raise ValueError(
             f"run folder {folder.root}: found neither metrics.jsonl nor eval/*.json nor data/labelled.jsonl; "
             "there is nothing to report yet"
@@ -244,7 +248,7 @@ def read_json_lines(path: Path) -> list[tuple[int, dict]]:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """One row per step; where a resumed run wrote a step again, the later row.
+    """One row per step, with what its validation found; where a resumed run wrote a step again, the later values.
 
     Raises:
         ValueError: a row has no step, or a metric that is no number; names the file and the line.
@@ -257,7 +261,7 @@ def read_metrics(path: Path) -> list[dict]:
         for name, value in row.items():
             if not isinstance(value, int | float | None):
                 raise ValueError(f"{path}, line {number}: {name}: found {value!r}, expected a number")
-        by_step[step] = row
+        by_step[step] = by_step.get(step, {}) | row
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -329,8 +333,7 @@ def read_labelled(path: Path) -> list[Labelled]:
 
 
 def read_samples(folder: Path) -> dict[int, list[dict]]:
-    named = ((path.stem.removeprefix("step_"), path) for path in folder.glob("step_*.jsonl"))
-    paths = {int(number): path for number, path in named if number.isdecimal()}
+    paths = by_step(folder, ".jsonl")
     if not paths:
         return {}
     ends = sorted({min(paths), max(paths)})

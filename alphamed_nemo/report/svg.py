@@ -36,11 +36,14 @@ def line_chart(
     log: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     x_label: str = "step",
-    smoothing: bool = True,
+    points: bool = False,
+    bounds: Sequence[tuple[float, float]] = (),
 ) -> str:
     """Lines over steps, long ones smoothed.
 
-    `marks` are horizontal dashed lines with a text; `label` is read to those who cannot see the chart.
+    `marks` are horizontal dashed lines with a text; `label` is read to those who cannot see the chart. With `points`
+    each value is a dot, and a faint line between two says that nothing was measured there; `bounds` are the lower and
+    upper ends of whiskers through the first series' dots.
     """
     series = [line for line in series if line.x]
     values = [value for line in series for value in line.y] + [value for value, _ in marks]
@@ -50,15 +53,19 @@ def line_chart(
     for value, text in marks:
         parts.append(_line("mark", LEFT, y(value), WIDTH - RIGHT, y(value)))
         parts.append(_text("mark-text", WIDTH - RIGHT - 2, y(value) - 4, text, "end"))
+    if bounds:
+        for step, (bottom, top) in zip(series[0].x, bounds, strict=True):
+            parts.append(_line("whisker", x(step), y(bottom), x(step), y(top)))
+            parts += [_line("whisker", x(step) - 4, y(end), x(step) + 4, y(end)) for end in (bottom, top)]
     for line in series:
-        smoothed = smoothing and len(line.x) >= SMOOTH_FROM and not log
-        if smoothed:
+        smoothed = len(line.x) >= SMOOTH_FROM and not log and not points
+        if smoothed or points:
             parts.append(_path(line.x, line.y, x, y, f"line raw s{line.colour}"))
-        shown = smooth(line.y, max(3, len(line.y) // 12)) if smoothed else line.y
-        parts.append(_path(line.x, shown, x, y, f"line s{line.colour}"))
-        if len(line.x) == 1:
-            centre = f'cx="{x(line.x[0]):.1f}" cy="{y(line.y[0]):.1f}"'
-            parts.append(f'<circle class="dot s{line.colour}" {centre} r="3.5"/>')
+        if not points:
+            shown = smooth(line.y, max(3, len(line.y) // 12)) if smoothed else line.y
+            parts.append(_path(line.x, shown, x, y, f"line s{line.colour}"))
+        if points or len(line.x) == 1:
+            parts += [_dot(line.colour, x(step), y(value)) for step, value in zip(line.x, line.y, strict=True)]
     parts += _hover(series, x, show, x_label)
     return _svg(parts, label)
 
@@ -216,6 +223,10 @@ def _hint(left: float, width: float, text: str) -> str:
 
 def _line(css: str, x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _dot(colour: int, x: float, y: float) -> str:
+    return f'<circle class="dot s{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
 
 
 def _rect(colour: int, left: float, top: float, width: float, bottom: float, title: str = "") -> str:

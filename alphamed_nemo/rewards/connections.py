@@ -17,7 +17,6 @@ REQUEST_SECONDS = 30.0  # from the first byte (or the connection, or the answer 
 READ_SECONDS = 30.0  # for the other side to take the answer
 BACKLOG = 512  # connections that the kernel accepts before this process does
 OTHER_FILES = BACKLOG + 64  # descriptors that are not for connections, or for those of one burst
-MIN_FILES = 1024
 
 
 class PatientProtocol(H11Protocol):
@@ -76,19 +75,3 @@ class PatientProtocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def raise_file_limit() -> None:
-    """Gives this process as many file descriptors as it may have: each connection takes one.
-
-    Raises:
-        ValueError: they are too few even so.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 2**20 if hard == resource.RLIM_INFINITY else hard
-    if most < MIN_FILES:
-        raise ValueError(
-            f"at most {most} file descriptors (ulimit -Hn), expected at least {MIN_FILES}; raise the limit"
-        )
-    if soft == resource.RLIM_INFINITY or soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

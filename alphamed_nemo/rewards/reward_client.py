@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from alphamed_nemo.config import RewardConfig
-from alphamed_nemo.patience import PASSING, found, pause_s
+from alphamed_nemo.patience import PASSING, Trouble, found, pause_s
 from alphamed_nemo.rewards.functions import RULE, needs_question, part_of
 from alphamed_nemo.rewards.score import (
     CORRECT,
@@ -69,6 +69,7 @@ class RewardClient:
         self.cfg = cfg
         self.failures = 0
         self.retried = 0
+        self._trouble = Trouble(f"reward server {self.url}")
         self._asked = needs_question(cfg)
         self._parts = {RULE, *map(part_of, cfg.functions)} if cfg.functions else set()
         headers = {"Content-Type": "application/json"}
@@ -149,8 +150,11 @@ class RewardClient:
         patience_s = (1 + self.cfg.retries) * self.cfg.request_timeout_s
         while True:
             attempts += 1
+            begun = time.monotonic()
             try:
-                return attempt()
+                content = attempt()
+                self._trouble.is_over(begun)
+                return content
             except _TryAgain as error:
                 pause = pause_s(attempts, error.headers)
                 waited_s = time.monotonic() - started
@@ -160,7 +164,7 @@ class RewardClient:
                         "server's log"
                     ) from error
                 self.retried += 1
-                log.warning("%s, attempt %d: %s", self.url, attempts, error)
+                self._trouble.begins(f"{error}; retrying for {patience_s:.0f} s")
                 time.sleep(pause)
 
     def _attempt(self, method: str, path: str, body: bytes | None = None) -> bytes:

@@ -37,7 +37,8 @@ from alphamed_nemo.answers.protocols import extractor
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.config.hosts import is_loopback
 from alphamed_nemo.config.scrub import log_to_stderr
-from alphamed_nemo.rewards.connections import BACKLOG, PatientProtocol, raise_file_limit
+from alphamed_nemo.open_files import raise_file_limit
+from alphamed_nemo.rewards.connections import BACKLOG, PatientProtocol
 from alphamed_nemo.rewards.counters import ServerMetrics
 from alphamed_nemo.rewards.functions import FunctionFailed, RewardFunctions, check_functions
 from alphamed_nemo.rewards.request import Refused, parse_items

@@ -1,4 +1,4 @@
-"""Does the rollout server hold the weights that the trainer believes it holds? Asked from outside, by log-probs.
+"""Do the rollout servers hold the weights that the trainer believes they hold? Asked from outside, by log-probs.
 
 On CPU hosts vLLM keeps linear weights packed and its /weight_checker hashes an empty tensor for each, so a checksum
 would call every refit a success.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from alphamed_nemo.rollout.client import RolloutClient
 from alphamed_nemo.rollout.connection import RolloutError
+from alphamed_nemo.rollout.pool import RolloutPool
 
 # The relative change of every weight that passes for rounding, by the coarser type of the two sides. Measured in such
 # changes (docs/rollout.md), two programs were 5e-7 apart in float32, and 0.5% where one or both round to bfloat16; FP8
@@ -38,9 +39,9 @@ def served_difference(client: RolloutClient, token_ids: list[int], expected: Seq
 
 
 def check_served_weights(
-    client: RolloutClient, sequences: Sequence[tuple[list[int], list[float]]], tolerance: float
+    pool: RolloutPool, sequences: Sequence[tuple[list[int], list[float]]], tolerance: float
 ) -> float:
-    """Compare the log-probs of given tokens by each of the server's engines with the trainer's.
+    """Compare the log-probs of given tokens by each engine of each server with the trainer's.
 
     Args:
         sequences: (token ids, the trainer's log-softmax(logits) of token_ids[1:]).
@@ -52,10 +53,13 @@ def check_served_weights(
     Raises:
         RolloutError: it is above the tolerance, or is no number.
     """
-    worst = max(served_difference(client, token_ids, expected) for token_ids, expected in sequences)
-    if not worst <= tolerance:
-        raise other_weights(client, worst, tolerance)
-    return worst
+    found = []
+    for client in pool.serving:
+        worst = max(served_difference(client, token_ids, expected) for token_ids, expected in sequences)
+        if not worst <= tolerance:
+            raise other_weights(client, worst, tolerance)
+        found.append(worst)
+    return max(found)
 
 
 def other_weights(client: RolloutClient, difference: float, tolerance: float) -> RolloutError:

@@ -1,4 +1,4 @@
-"""Samples from the policy through the vLLM server: token ids in, token ids and log-probs out.
+"""One rollout server's client: token ids in, token ids and log-probs out.
 
 One definition of a token's log-prob, here and in policy/logprobs.py: log-softmax(logits / temperature) of the sampled
 token over the whole vocabulary, before top-p. At temperature 0 (greedy) it is log-softmax(logits).
@@ -6,104 +6,66 @@ token over the whole vocabulary, before top-p. At temperature 0 (greedy) it is l
 
 from __future__ import annotations
 
-import hashlib
-import random
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import ceil
 
 from alphamed_nemo.config import RolloutConfig
-from alphamed_nemo.rollout.completion import Choice, Completion, given_logprobs, rollout_of
-from alphamed_nemo.rollout.connection import Connection, RolloutError, RolloutLost, weight_version
+from alphamed_nemo.rollout.completion import Choice, Completion, given_logprobs, ids_of, rollout_of
+from alphamed_nemo.rollout.connection import COMPACT, Connection, RolloutError, RolloutLost, weight_version
+from alphamed_nemo.rollout.sampling import Request, Sampling
 from alphamed_nemo.rollout.types import Rollout
 from alphamed_nemo.rollout.vllm_command import MODEL_NAME
 
-__all__ = ["RolloutClient", "RolloutError", "RolloutLost"]
-
-MAX_REQUESTS = 128  # in flight at once, for each engine
-SEQUENCES_A_REQUEST = 16
+GIVEN_UP = "abort"  # the finish reason of what vLLM had not finished when it was told to end
 
 
 class RolloutClient:
-    """Client of one rollout server.
+    """Client of one rollout server; thread-safe. Several of them, as one: `RolloutPool`.
 
     Args:
-        url: http://host:port.
-        api_key: its key.
-        cfg: `max_num_seqs` and `engines` set how many requests are in flight, `request_timeout_s` and `retries` their
-            limits.
+        connection: to the server.
+        cfg: `engines` of the server.
         vocabulary: number of the model's token ids, beyond which none is accepted; None: unknown.
     """
 
-    def __init__(self, url: str, api_key: str, cfg: RolloutConfig, vocabulary: int | None = None) -> None:
+    def __init__(self, connection: Connection, cfg: RolloutConfig, vocabulary: int | None = None) -> None:
         self.cfg = cfg
         self.vocabulary = vocabulary
-        self.connection = Connection(url, api_key, cfg.request_timeout_s, cfg.retries)
+        self.connection = connection
         self.balance = _Balance(cfg.engines)
 
     def weight_version(self) -> int:
         """Version of the weights that the server samples from; 0 until the first refit."""
         return weight_version(self.connection)
 
-    def generate(
-        self,
-        prompts: list[list[int]],
-        n: int = 1,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 2048,
-        seed: int | Sequence[int] | None = None,
-    ) -> list[list[Rollout]]:
-        """`n` rollouts of each prompt, in the order of the prompts. See `stream` for the arguments and errors."""
-        groups: list[list[Rollout]] = [[] for _ in prompts]
-        for index, group in self.stream(prompts, n, temperature, top_p, max_new_tokens, seed):
-            groups[index] = group
-        return groups
-
-    def stream(
-        self,
-        prompts: list[list[int]],
-        n: int = 1,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        max_new_tokens: int = 2048,
-        seed: int | Sequence[int] | None = None,
-    ) -> Iterator[tuple[int, list[Rollout]]]:
-        """Yield (index of the prompt, its `n` rollouts) as each group is finished.
+    def sample(self, request: Request, sampling: Sampling, version: int) -> list[list[Rollout]]:
+        """`n` rollouts of each prompt of a request, in order.
 
         Args:
-            prompts: token ids of each prompt; nothing is added to them.
-            n: samples of each prompt.
-            temperature: 0 is greedy.
-            top_p: 1 samples from the whole distribution.
-            max_new_tokens: limit of a response, its end-of-sequence token included.
-            seed: the same seed, prompts and weights give the same rollouts; a list has one for each prompt, which then
-                do not depend on the prompts beside it; None: unseeded (a little faster).
+            version: of the weights that this server samples from.
 
         Raises:
-            ValueError: an argument cannot work.
-            RolloutError: the server answered something else than was asked, or its weights changed while it sampled.
+            RolloutError: the server answered something else than was asked.
             RolloutLost: the server failed after the retries, or another one was started in its place.
         """
-        _check_arguments(prompts, n, temperature, top_p, max_new_tokens)
-        sampling = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
-        version = self.weight_version()
-        requests = _split(prompts, n, None if temperature == 0 else seed)
-        sequences = n * max(len(request.prompts) for request in requests) if requests else 1
-        workers = max(1, min(len(requests), requests_in_flight(sequences, self.cfg)))
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="rollout")
-        try:
-            pending = {pool.submit(self._sample, request, sampling, version): request for request in requests}
-            for done in as_completed(pending):
-                yield from enumerate(done.result(), start=pending[done].first)
-        finally:  # an error or a caller that stops early does not leave requests behind in the queue
-            pool.shutdown(wait=True, cancel_futures=True)
-        if (now := self.weight_version()) != version:
-            error = RolloutLost if now == 0 else RolloutError  # 0: another server, started in its place
-            raise error(f"weights changed from version {version} to {now} while {len(prompts)} prompts sampled")
+        n, prompts = sampling.n, request.prompts
+        body = self._body(prompts) | {"n": n, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        body |= {"max_tokens": sampling.max_new_tokens, "logprobs": 0}
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if request.seed is not None:
+            body["seed"] = request.seed
+        longest = max(map(len, prompts))
+        waiting_for = f"{n} samples of {len(prompts)} prompts of up to {longest} tokens"
+        with self.balance.engine(n * len(prompts)) as headers:
+            choices = self._choices(body, waiting_for, n, headers)
+        with self._named():
+            rollouts = [
+                rollout_of(choice, prompts[index // n], version, sampling.max_new_tokens, self.vocabulary)
+                for index, choice in enumerate(choices)
+            ]
+        return [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
 
     def prompt_logprobs(self, token_ids: list[int], engine: int = 0) -> list[float]:
         """log-softmax(logits) of token_ids[1:], each given the tokens before it (temperature 1), by one engine.
@@ -116,40 +78,25 @@ class RolloutClient:
         with self._named():
             return given_logprobs(choice, token_ids)
 
-    def warm_up(self) -> None:
-        """One short sampled request, so that what the engine does once is done before it is timed."""
-        self.generate([[0]], n=2, max_new_tokens=2)
-
-    def close(self) -> None:
-        self.connection.close()
-
-    def _sample(self, request: _Request, sampling: dict, version: int) -> list[list[Rollout]]:
-        n, prompts = sampling["n"], request.prompts
-        body = self._body(prompts) | sampling | {"logprobs": 0}
-        if request.seed is not None:
-            body["seed"] = request.seed
-        longest = max(map(len, prompts))
-        waiting_for = f"{n} samples of {len(prompts)} prompts of up to {longest} tokens"
-        with self.balance.engine(n * len(prompts)) as headers:
-            choices = self._choices(body, waiting_for, n, headers)
-        most = sampling["max_tokens"]
-        with self._named():
-            rollouts = [
-                rollout_of(choice, prompts[index // n], version, most, self.vocabulary)
-                for index, choice in enumerate(choices)
-            ]
-        return [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
-
     def _body(self, prompts: list[list[int]]) -> dict:
         return {"model": MODEL_NAME, "prompt": prompts, "return_token_ids": True, "add_special_tokens": False}
 
     def _choices(self, body: dict, waiting_for: str, n: int, headers: dict[str, str]) -> list[Choice]:
-        """The answer's choices, checked to be `n` for each prompt, in the order of the prompts."""
-        request = {"json": body, "headers": headers}
+        """The answer's choices, checked to be `n` for each prompt, in the order of the prompts.
+
+        Raises: RolloutError, RolloutLost.
+        """
+        request = {"json": body, "headers": headers | {"accept": COMPACT}}
         answer = self.connection.call("POST", "/v1/completions", waiting_for, answer=Completion, **request)
         choices = sorted(answer.choices, key=lambda choice: choice.index)
-        expected = [prompt for prompt in body["prompt"] for _ in range(n)]
-        if [choice.prompt_token_ids for choice in choices] != expected:
+        if any(choice.finish_reason == GIVEN_UP for choice in choices):
+            raise RolloutLost(
+                f"{self.connection.waited(waiting_for)}: it has given them up, as a server that ends does"
+            )
+        expected = [ids for ids in map(ids_of, body["prompt"]) for _ in range(n)]
+        with self._named():
+            sampled = [ids_of(choice.prompt_token_ids) for choice in choices]
+        if sampled != expected:
             raise RolloutError(
                 f"{self.connection.waited(waiting_for)}: found {len(choices)} samples, or of other prompts, expected "
                 f"{len(expected)}: {n} of each prompt"
@@ -163,12 +110,6 @@ class RolloutClient:
             yield
         except RolloutError as error:
             raise RolloutError(f"rollout server {self.connection.url}: {error}") from None
-
-
-def requests_in_flight(sequences: int, cfg: RolloutConfig) -> int:
-    """How many requests of so many sequences are sent at once: enough that each engine always has a waiting sequence,
-    few enough for its queue."""
-    return min(MAX_REQUESTS, ceil(1.5 * cfg.max_num_seqs / sequences)) * cfg.engines
 
 
 class _Balance:
@@ -197,41 +138,3 @@ class _Balance:
     def header(self, engine: int) -> dict[str, str]:
         """What sends a request to that engine."""
         return {"X-data-parallel-rank": str(engine)} if len(self.under_way) > 1 else {}
-
-
-@dataclass
-class _Request:
-    """Prompts that travel together; `first` is the index of the first of them in the caller's list."""
-
-    first: int
-    prompts: list[list[int]]
-    seed: int | None
-
-
-def seeds_of(seed: int, names: Iterable[str]) -> list[int]:
-    """A seed for each name, from a range so wide that the spans of `seed + sample` of two names do not meet."""
-    return [int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 2 for name in names]
-
-
-def _split(prompts: list[list[int]], n: int, seed: int | Sequence[int] | None) -> list[_Request]:
-    """Requests of SEQUENCES_A_REQUEST sequences (fewer, larger requests cost less), or of one prompt where seeded.
-
-    vLLM gives every prompt of a request the same seed, and sample i of each the seed + i: prompts would share their
-    noise. So a seeded prompt travels alone, with a seed drawn from a range so wide that these spans do not meet.
-    """
-    if isinstance(seed, int):
-        stream = random.Random(seed)
-        seed = [stream.getrandbits(62) for _ in prompts]
-    if seed is not None:
-        return [_Request(i, [prompt], own) for i, (prompt, own) in enumerate(zip(prompts, seed, strict=True))]
-    size = max(1, SEQUENCES_A_REQUEST // n)
-    return [_Request(first, prompts[first : first + size], None) for first in range(0, len(prompts), size)]
-
-
-def _check_arguments(prompts: list[list[int]], n: int, temperature: float, top_p: float, max_new_tokens: int) -> None:
-    if any(not prompt for prompt in prompts):
-        raise ValueError("prompts: found an empty one, expected at least one token id in each")
-    if n < 1 or max_new_tokens < 1:
-        raise ValueError(f"n and max_new_tokens: found {n} and {max_new_tokens}, expected at least 1")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature {temperature} and top_p {top_p}: expected temperature >= 0 and 0 < top_p <= 1")

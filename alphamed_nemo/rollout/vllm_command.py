@@ -16,16 +16,18 @@ from pathlib import Path
 
 from alphamed_nemo import devices
 from alphamed_nemo.config import Config, RolloutConfig
-from alphamed_nemo.config.choices import Transfer, names
+from alphamed_nemo.config.choices import Placement, Transfer, names
 from alphamed_nemo.config.hosts import is_every_interface
 from alphamed_nemo.rollout.inside_vllm.hanging import LIMIT
+from alphamed_nemo.rollout.inside_vllm.room import ROOM
 
 PLUGIN = "alphamed_shm_transfer"  # entry point in pyproject.toml
 # The weight-transfer engines that the plugin registers, by carrier.
-BACKENDS = {"shm": "alphamed_shm", "nccl": "alphamed_nccl", "ipc": "alphamed_ipc"}
+BACKENDS = {"shm": "alphamed_shm", "gloo": "alphamed_gloo", "nccl": "alphamed_nccl", "ipc": "alphamed_ipc"}
 CPU_NORM = "alphamed_cpu"  # the implementation of RMSNorm that the plugin registers
 MODEL_NAME = "policy"  # what the server calls the model, whatever folder it came from
 TRANSFERS = names(Transfer)
+ON_CPU = ("shm", "gloo")
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # vllm/v1/attention/backends/cpu_attn.py, 0.32
 
 # Options of the command that settings decide: given once more in rollout.extra_args, vLLM would take the last.
@@ -38,6 +40,7 @@ DECIDED_BY = {
     "--uds": "rollout.host and rollout.port",
     "--api-key": "rollout.api_key",
     "--dtype": "rollout.dtype",
+    "--hf-overrides": "model.head_dtype",
     "--quantization": "rollout.quantization",
     "--tensor-parallel-size": "rollout.tensor",
     "--data-parallel-size": "rollout.engines",
@@ -67,7 +70,7 @@ def check_extra_args(arguments: Sequence[str]) -> None:
     if arguments and not arguments[0].startswith("-"):
         raise ValueError(f"rollout.extra_args: found {arguments[0]!r}, expected options of vLLM such as --block-size")
     for argument in arguments:
-        name = argument.split("=")[0].replace("_", "-")
+        name = argument.split("=")[0].split(".")[0].replace("_", "-")  # --option.key=value sets a part of an option
         for option in (*DECIDED_BY, *FIXED) if len(name) > len("--x") else ():
             if not option.startswith(name):  # vLLM takes abbreviations
                 continue
@@ -76,8 +79,9 @@ def check_extra_args(arguments: Sequence[str]) -> None:
             raise ValueError(f"rollout.extra_args: found {name}; set {DECIDED_BY[option]} instead")
 
 
-def resolve_transfer(transfer: str, cuda: bool) -> str:
-    """Name of the weight-transfer engine: shm on CPU hosts, and nccl with CUDA unless ipc (colocated) is asked for.
+def resolve_transfer(transfer: str, cuda: bool, placement: Placement) -> str:
+    """Name of the weight-transfer engine: shm on CPU hosts unless gloo (between hosts) is asked for; with CUDA ipc for
+    servers on the trainer's GPUs, else nccl.
 
     Raises:
         ValueError: the setting is unknown or cannot work on this kind of host.
@@ -85,11 +89,20 @@ def resolve_transfer(transfer: str, cuda: bool) -> str:
     if transfer not in TRANSFERS:
         raise ValueError(f"rollout.transfer: found {transfer!r}, expected one of {', '.join(TRANSFERS)}")
     if transfer == "auto":
-        return "nccl" if cuda else "shm"
-    if transfer == "shm" and cuda:
-        raise ValueError("rollout.transfer: shm is for CPU hosts; with CUDA use nccl (own nodes) or ipc (colocated)")
-    if transfer != "shm" and not cuda:
-        raise ValueError(f"rollout.transfer: {transfer} needs CUDA devices and there are none; use shm or auto")
+        return ("ipc" if placement == "colocated" else "nccl") if cuda else "shm"
+    if transfer in ON_CPU and cuda:
+        raise ValueError(
+            f"rollout.transfer: {transfer} is for CPU hosts; with CUDA use nccl (own nodes) or ipc (colocated)"
+        )
+    if transfer not in ON_CPU and not cuda:
+        raise ValueError(
+            f"rollout.transfer: {transfer} needs CUDA devices and there are none; use shm, gloo (other hosts) or auto"
+        )
+    if cuda and (transfer == "ipc") != (placement == "colocated"):
+        raise ValueError(
+            f"rollout.transfer: found {transfer} with rollout.placement={placement}; ipc is for the trainer's own GPUs "
+            "(colocated) and nccl for others (separate); leave it out"
+        )
     return transfer
 
 
@@ -99,7 +112,14 @@ def new_api_key() -> str:
 
 
 def vllm_command(
-    cfg: Config, model_path: str | Path, port: int, api_key: str, *, host: str = "", cuda: bool | None = None
+    cfg: Config,
+    model_path: str | Path,
+    port: int,
+    api_key: str,
+    *,
+    host: str = "",
+    cuda: bool | None = None,
+    beside: int | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Command line and environment of the vLLM server.
 
@@ -112,6 +132,7 @@ def vllm_command(
         host: address to listen on; empty: `rollout.host`. The server's weight endpoints are powerful, so this is
             loopback or the job's private interface, never all interfaces.
         cuda: whether the server has CUDA devices; None: ask torch.
+        beside: the run's servers that share the cores of its host, itself included; None: all of them.
 
     Returns:
         argv, and the variables to set on top of the caller's own environment.
@@ -128,15 +149,17 @@ def vllm_command(
         )
     check_extra_args(rollout.extra_args)
     cuda = devices.cuda_is_available() if cuda is None else cuda
-    transfer = resolve_transfer(rollout.transfer, cuda)
+    transfer = resolve_transfer(rollout.transfer, cuda, rollout.placement)
     assert rollout.dtype != "auto", "settle_dtypes comes first: vLLM's own auto is the checkpoint's dtype"
     argv = [sys.executable, "-m", "alphamed_nemo.rollout.inside_vllm.main"]
     argv += ["--model", str(model_path), "--served-model-name", MODEL_NAME, "--host", host, "--port", str(port)]
     argv += ["--dtype", rollout.dtype, "--seed", str(cfg.run.seed), "--tensor-parallel-size", str(rollout.tensor)]
+    if cfg.model.head_dtype != "model":
+        argv += ["--hf-overrides", json.dumps({"head_dtype": cfg.model.head_dtype})]
     if rollout.engines > 1:
         argv += ["--data-parallel-size", str(rollout.engines)]
     # One HTTP process carries some 15,000 tokens a second, a sixth of what a node may sample (docs/rollout.md).
-    argv += ["--api-server-count", str(rollout.api_servers or (rollout.world_size if cuda else 1))]
+    argv += ["--api-server-count", str(rollout.api_servers or (rollout.devices if cuda else 1))]
     argv += ["--max-model-len", str(cfg.model.max_length), "--max-num-seqs", str(rollout.max_num_seqs)]
     # Log-probs after the temperature; the plugin takes them before top-p. Sampling defaults are neutral whatever the
     # model's generation_config.json says (its end-of-sequence ids still count).
@@ -144,6 +167,8 @@ def vllm_command(
     argv += ["--weight-transfer-config", json.dumps({"backend": BACKENDS[transfer]})]
     argv += ["--middleware", "alphamed_nemo.access.RequireKey"]
     argv += ["--middleware", "alphamed_nemo.rollout.inside_vllm.hanging.TellHanging"]
+    argv += ["--middleware", "alphamed_nemo.rollout.inside_vllm.compact.CompactAnswers"]
+    argv += ["--middleware", "alphamed_nemo.rollout.inside_vllm.instance.TellInstance"]
     if not rollout.log_stats:
         argv += ["--disable-log-stats"]
     argv += ["--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", "--disable-fastapi-docs"]
@@ -161,10 +186,12 @@ def vllm_command(
     if rollout.top_p < 1.0:
         env["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the plugin's log-probs before top-p are written for the first runner
     if cuda:
-        env |= {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if transfer == "ipc" else {}  # IPC handles travel pickled
+        if transfer == "ipc":
+            env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # IPC handles travel pickled
+            env[ROOM] = str(rollout.gpu_memory_utilization)
     else:
         _check_head_size(Path(model_path))
-        env |= _cpu_environment(rollout)
+        env |= _cpu_environment(rollout, beside or rollout.servers)
     return argv + list(rollout.extra_args), env
 
 
@@ -208,23 +235,23 @@ def _cpu_arguments(rollout: RolloutConfig, max_length: int) -> list[str]:
     ]
 
 
-def engine_threads(rollout: RolloutConfig) -> int:
-    """OpenMP threads of each engine process on a CPU host.
+def engine_threads(rollout: RolloutConfig, servers: int) -> int:
+    """OpenMP threads of each engine process on a CPU host that so many servers share.
 
     The HTTP front takes about half a core while the engine computes, so one core is left to it, or a part of each where
     there are several engines.
     """
-    cores = len(os.sched_getaffinity(0)) - (rollout.engines == 1)
-    return rollout.threads or max(1, cores // rollout.world_size)
+    cores = len(os.sched_getaffinity(0)) - (servers * rollout.engines == 1)
+    return rollout.threads or max(1, cores // (servers * rollout.devices))
 
 
-def _cpu_environment(rollout: RolloutConfig) -> dict[str, str]:
+def _cpu_environment(rollout: RolloutConfig, servers: int) -> dict[str, str]:
     """Threads and processes on a CPU host.
 
     vLLM's own binding would pin the engine to one core and keep its scheduler spinning for a second after each request,
     in the way of the trainer's ranks; unbound and in one process it sleeps at once.
     """
-    threads = engine_threads(rollout)
+    threads = engine_threads(rollout, servers)
     env = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),

@@ -1,8 +1,8 @@
 """The stand-in for NVIDIA's base image: Ubuntu 24.04 from its archive, without CUDA and compilers.
 
-It does to pip what NVIDIA's images do (PIP_CONSTRAINT with versions of their own), and has what the build cannot get
-without nvcc or GitHub: a wheel of Transformer Engine's torch extension, and Apex's repository where git is sent to
-when it asks for the real one. Both are empty (apex/, transformer_engine_torch/).
+It does to pip what NVIDIA's images do (PIP_CONSTRAINT with versions of their own), has a cuDNN of another version, and
+what the build cannot get without nvcc or GitHub: a wheel of Transformer Engine's torch extension, and Apex's repository
+where git is sent to when it asks for the real one. These are empty (apex/, transformer_engine_torch/).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ KEYRING_SHA256 = "36de43b15853ccae0028e9a767613770c704833f82586f28eb262f0311adb8
 PACKAGES = Path(__file__).parent
 STAND_INS = "/opt/stand-ins"  # in the image
 CONSTRAINT = "/etc/pip/constraint.txt"
+BASE_CUDNN = 91300  # as cudnnGetVersion has it: NVIDIA's base brings a cuDNN of its own
 OTHER_TRANSFORMERS = "5.18.0"
 GITCONFIG = f'[url "{STAND_INS}/apex"]\n\tinsteadOf = https://github.com/NVIDIA/apex\n[safe]\n\tdirectory = *\n'
 
@@ -74,6 +75,16 @@ def transformer_engine_wheel(version: str, folder: Path, into: Path) -> None:
     subprocess.run([*command, f"--wheel-dir={into}", source], env=env, check=True)
 
 
+def make_cudnn(folder: Path, version: int) -> None:
+    """A library that is called as cuDNN's is, and says that it is of this version."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "cudnn.c"
+    source.write_text(f"int cudnnGetVersion(void) {{ return {version}; }}\n")
+    words = ["cc", "-shared", "-nostdlib", "-Wl,-soname,libcudnn.so.9", "-o", folder / "libcudnn.so.9", source]
+    subprocess.run(words, check=True)
+    source.unlink()
+
+
 def make_base(buildah: Buildah, tag: str, transformer_engine: str, folder: Path) -> str:
     """Commits the base under the name that the Dockerfile has; returns the commit of Apex's stand-in."""
     container = buildah.container("scratch")
@@ -83,6 +94,7 @@ def make_base(buildah: Buildah, tag: str, transformer_engine: str, folder: Path)
     stand_ins.mkdir()
     transformer_engine_wheel(transformer_engine, folder, stand_ins)
     commit = apex_repository(stand_ins / "apex")
+    make_cudnn(root / "usr" / "lib" / "x86_64-linux-gnu", BASE_CUDNN)
     (root / "etc" / "gitconfig").write_text(GITCONFIG)
     (root / "etc" / "pip").mkdir()
     (root / CONSTRAINT.lstrip("/")).write_text(f"torch==2.9.0\ntransformers=={OTHER_TRANSFORMERS}\n")

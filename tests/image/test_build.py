@@ -12,7 +12,8 @@ import pytest
 from tests.image.buildah import BuildError, Container
 from tests.image.conftest import REVISION, Image
 from tests.image.dockerfile import argument, last_instruction_on
-from tests.image.stand_in import CONSTRAINT, OTHER_TRANSFORMERS
+from tests.image.stand_in import BASE_CUDNN, CONSTRAINT, OTHER_TRANSFORMERS
+from tests.unit.test_slurm_scripts import container_environment
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,22 @@ def test_installed_packages_agree_with_each_other(container: Container) -> None:
 def test_no_other_package_has_overwritten_cudas_bindings(container: Container) -> None:
     loaded = container.run("python", "-c", "import cuda.bindings; print(cuda.bindings.__version__)").strip()
     assert loaded == version(container, "cuda-bindings") == argument("CUDA_PYTHON_VERSION")
+
+
+def test_the_cudnn_that_is_loaded_is_torchs_although_the_base_has_one(image: Image, container: Container) -> None:
+    program = "import ctypes; print(ctypes.CDLL('libcudnn.so.9').cudnnGetVersion())"
+    major, minor, patch = map(int, version(container, "nvidia-cudnn-cu13").split(".")[:3])
+    assert int(container.run("python", "-c", program)) == major * 10_000 + minor * 100 + patch
+    assert int(container.run("env", "-u", "LD_LIBRARY_PATH", "python", "-c", program)) == BASE_CUDNN
+
+
+def test_flashinfer_and_vllm_start_where_nothing_can_be_written_at_home(image: Image) -> None:
+    container = image.container()
+    caches = container_environment(Path("/tmp/cache"))[0]
+    variables = {name: value for name, value in caches.items() if value.startswith("/tmp/cache")}
+    variables |= {"HOME": "/dev/null/home"}
+    container.run("python", "-c", "import flashinfer", **variables)
+    assert "--tensor-parallel-size" in container.run("vllm", "serve", "--help=all", **variables)
 
 
 def test_the_base_does_pin_other_versions_and_the_image_does_not_obey(container: Container) -> None:

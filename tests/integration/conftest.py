@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,8 +15,9 @@ import httpx
 import pytest
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.launch import child
-from alphamed_nemo.rollout.client import RolloutClient
+from alphamed_nemo.launch.components import Component, free_port
+from alphamed_nemo.rollout.connection import Connection, connect
+from alphamed_nemo.rollout.pool import RolloutPool
 from alphamed_nemo.rollout.vllm_command import vllm_command
 
 START_TIMEOUT_S = 180.0
@@ -33,15 +33,13 @@ class ServedModel:
     cfg: Config
     path: Path
     log: Path
+    pid: int  # of the process above the server's own
 
-    def client(self) -> RolloutClient:
-        return RolloutClient(self.url, self.api_key, self.cfg.rollout)
+    def pool(self) -> RolloutPool:
+        return RolloutPool(self.connections(), self.cfg.rollout)
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    def connections(self) -> list[Connection]:
+        return connect(self.cfg.rollout)
 
 
 def write_tiny_llama(path: Path, seed: int = 0, tied: bool = False) -> Path:
@@ -112,21 +110,21 @@ def rollout_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @contextmanager
 def served(
-    model: Path, folder: Path, engines: int = 1, api_servers: int = 0, dtype: str = "float32"
+    model: Path, folder: Path, engines: int = 1, api_servers: int = 0, dtype: str = "float32", transfer: str = "auto"
 ) -> Iterator[ServedModel]:
     """A server of that model, ready; its log goes into the folder."""
     cfg = Config()
     cfg.model.path, cfg.model.max_length = str(model), 256
     cfg.model.dtype = cfg.rollout.dtype = dtype
     cfg.rollout.memory_gb, cfg.rollout.max_num_seqs, cfg.rollout.request_timeout_s = 0.1, 64, 60.0
-    cfg.rollout.engines, cfg.rollout.api_servers = engines, api_servers
+    cfg.rollout.engines, cfg.rollout.api_servers, cfg.rollout.transfer = engines, api_servers, transfer
     port, log = free_port(), folder / "vllm.log"
     argv, env = vllm_command(cfg, model, port, "test-key", cuda=False)
     assert argv[0] == sys.executable
-    wrapper = [sys.executable, "-IS", child.__file__, str(os.getpid()), str(GRACE_S)]  # nothing of it is left behind
+    wrapped = Component("vllm", argv, grace_s=GRACE_S).wrapped(str(os.getpid()))  # nothing of it is left behind
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*wrapper, *argv],
+            wrapped,
             env=os.environ | env,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -134,8 +132,22 @@ def served(
         )
     try:
         url = f"http://127.0.0.1:{port}"
+        cfg.rollout.urls, cfg.rollout.api_key = [url], "test-key"
         wait_until_ready(process, url, log)
-        yield ServedModel(url, "test-key", cfg, model, log)
+        yield ServedModel(url, "test-key", cfg, model, log, process.pid)
     finally:
         process.terminate()
         process.wait(2 * GRACE_S)
+
+
+@contextmanager
+def mounted(folder: Path, megabytes: int) -> Iterator[None]:
+    """A disk of that size at the folder; skips the test where none can be mounted."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    tried = subprocess.run(command, capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"no disk can be mounted here: {tried.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -1,164 +1,386 @@
-"""One long run under random faults, compared step for step with the same run left alone. Not part of the test run.
+"""Faults at known points of a run: what strikes which process where, and what a run has to be after all of them.
 
-python -m tests.integration.faults --faults 100
-
-A fault comes after a random pause, wherever the step then is: kill -9 or SIGSTOP of vLLM's HTTP front, of its engine
-or of the reward server; kill -9 of a rank, after which the trainer is started again and resumes. Most wait until the
-last one is recovered and a step is done; one in five does not.
-Prints what was tried, how often, and what differs from the undisturbed run.
+The processes of the run stand still at the point (`held`) while the fault strikes, so that it hits there, not near it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import random
+import re
 import signal
+import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
-from alphamed_nemo.clinic.bank import embedded_bank
-from alphamed_nemo.config import Config, ParallelConfig
-from alphamed_nemo.config.files import write_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from alphamed_nemo.cli.derived import fill_derived
+from alphamed_nemo.cli.recipe import composed
+from alphamed_nemo.config import Config
+from alphamed_nemo.config.files import load_config, write_config
 from alphamed_nemo.config.run_folder import RunFolder
-from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.errors import ComponentError
-from alphamed_nemo.launch.child import descendants
-from alphamed_nemo.launch.components import trainer
+from alphamed_nemo.launch.child import SEGMENT, SHARED_MEMORY, descendants, processes_with, segments_in_use
 from alphamed_nemo.launch.local import Launcher
-from alphamed_nemo.launch.servers import start_servers, wait_ready
+from alphamed_nemo.policy.checkpoint import manifest
+from tests.integration.held import REWARD, Points
+from tests.integration.held_recipe import held_trainer
+from tests.metrics_rows import timeless
 
-BASE = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
-FAULTS = {  # weights
-    "vllm killed": 3,
-    "engine killed": 2,
-    "vllm stopped": 1,
-    "engine stopped": 1,
-    "reward killed": 3,
-    "reward stopped": 1,
-    "rank killed": 2,
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "alphamed_nemo" / "assets" / "tiny_base"
+STEPS, SAVE_EVERY = 12, 2
+RECIPE = "RECIPE_LOG"  # variable of all that a recipe starts
+POLL_S = 0.005
+LIMIT_S = 240.0  # for what should take seconds
+EACH_RANK = ("load", "update", "save")  # points that all ranks come to; the others are rank 0's
+
+# victim → component, and what the command line of the process has
+PROCESSES = {
+    "rank 0": ("trainer", b"held_worker rank 0 "),
+    "rank 1": ("trainer", b"held_worker rank 1 "),
+    "ranks' parent": ("trainer", b"alphamed_nemo.launch.ranks"),
+    "trainer's wrapper": ("trainer", b""),
+    "vllm": ("vllm", b"inside_vllm.main"),
+    "engine": ("vllm", b"EngineCore"),
+    "vllm's wrapper": ("vllm", b""),
+    "reward": ("reward", b"rewards.server"),
 }
-LONGEST_PAUSE_S = 3.0
-PILED_UP = 0.2  # share of the faults that may come before the last one is recovered
+# what happens → how the trainer ends, where it does
+ENDS = {
+    "killed": "trainer ended ",
+    "stopped": r"process \d+,? has been stopped \(SIGSTOP\)",
+    "full": r"^trainer ended with status 1: .*No space left on device.*\Z",  # in one line
+}
 
 
-def settings(folder: Path, name: str, steps: int) -> Config:
-    cfg = Config()
-    cfg.run.dir, cfg.run.name, cfg.run.loggers = str(folder), name, []
-    cfg.run.server_restarts, cfg.run.hang_timeout_s = 10_000, 5.0
-    cfg.model.path, cfg.model.max_length = str(BASE), 192
-    cfg.rollout.max_new_tokens = 48
-    cfg.data.prompt = "tiny"
-    cfg.model.dtype = cfg.rollout.dtype = "float32"
-    cfg.parallel = ParallelConfig(tensor=2, pipeline=2)
-    cfg.optim.lr = 3e-5  # slow, so that there is something to learn, and to lose, to the last step
-    cfg.grpo.dynamic_sampling, cfg.grpo.max_sampling_rounds = True, 100
-    cfg.rollout.request_timeout_s = 10.0
-    cfg.reward.request_timeout_s, cfg.reward.retries = 5.0, 10
-    cfg.grpo.steps, cfg.grpo.save_every, cfg.grpo.samples_kept = steps, 3, 0
-    cfg.grpo.questions, cfg.grpo.questions_per_step, cfg.grpo.samples_per_question = str(folder / "train.jsonl"), 4, 4
-    return cfg
+@dataclass(frozen=True)
+class Fault:
+    """What strikes a run.
+
+    Attributes:
+        victim: of PROCESSES, several joined by " and "; `disk` is the one that the run is on.
+        what: killed (SIGKILL), stopped (SIGSTOP), full (the disk).
+        point: of `held`.
+        then: what else happens to the run folder before anything is started again.
+        after_step: the fault waits until metrics.jsonl has this step.
+    """
+
+    victim: str
+    what: str
+    point: str
+    then: Callable[[RunFolder], None] | None = None
+    after_step: int = 0
+
+    def __str__(self) -> str:
+        also = f", {self.then.__name__.replace('_', ' ')}" if self.then else ""
+        return f"{self.victim} {self.what} at {self.point}{also}"
+
+    @property
+    def ends_the_trainer(self) -> bool:
+        return "rank" in self.victim or "trainer" in self.victim or self.victim == "disk"
 
 
-def pids(launcher: Launcher, name: str, words: bytes) -> list[int]:
-    """Processes of a component whose command line has `words`."""
+def newest_checkpoint(run: RunFolder) -> Path:
+    return manifest.checkpoints_in(run.checkpoints)[-1]
+
+
+def flip_a_byte_of_the_newest_checkpoint(run: RunFolder) -> None:
+    path = max(newest_checkpoint(run).glob("*.distcp"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_the_newest_checkpoint_off(run: RunFolder) -> None:
+    path = min(newest_checkpoint(run).glob("*.distcp"))
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty_the_newest_manifest(run: RunFolder) -> None:
+    (newest_checkpoint(run) / manifest.NAME).write_text("{}")
+
+
+def tear_the_last_row_of_metrics(run: RunFolder) -> None:
+    """As a lost node leaves it."""
+    content = run.metrics.read_bytes()
+    run.metrics.write_bytes(content[: content.rfind(b"\n", 0, -1) + 40])
+
+
+def words(folder: Path, name: str, questions: Path) -> list[str]:
+    """Settings of a run: two ranks, a pipeline; weights that change to the last step; surplus groups that are carried
+    from step to step."""
+    return [
+        f"run.dir={folder}",
+        f"run.name={name}",
+        "run.server_restarts=1000",
+        "run.hang_timeout_s=5",
+        "run.component_timeout_s=1800",
+        f"model.path={BASE}",
+        "model.dtype=float32",
+        "model.max_length=192",
+        "rollout.dtype=float32",
+        "rollout.max_new_tokens=48",
+        "rollout.memory_gb=0.1",
+        "rollout.request_timeout_s=30",
+        "data.prompt=tiny",
+        "parallel.pipeline=2",
+        "optim.lr=3e-5",
+        f"reward.functions=[correct,{ROOT}/tests/integration/held.py:held_reward]",
+        "reward.request_timeout_s=5",
+        "reward.retries=20",
+        f"grpo.questions={questions}",
+        f"grpo.steps={STEPS}",
+        f"grpo.save_every={SAVE_EVERY}",
+        "grpo.questions_per_step=4",
+        "grpo.samples_per_question=4",
+        "grpo.tokens_per_microbatch=2048",
+        "grpo.dynamic_sampling=true",
+        "grpo.max_sampling_rounds=100",
+    ]
+
+
+def settings(folder: Path, name: str, questions: Path) -> Config:
+    return fill_derived(composed("train_grpo", words(folder, name, questions)))
+
+
+def processes_of(launcher: Launcher, victim: str) -> list[int]:
+    component, needle = PROCESSES[victim]
+    running = launcher.running.get(component)
+    if running is None:
+        return []
+    if not needle:
+        return [running.process.pid]
     found = []
-    for pid in descendants(launcher.running[name].process.pid):
+    for pid in descendants(running.process.pid):
         try:
-            if words in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if needle in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
 
 
-def inject(launcher: Launcher, fault: str, rng: random.Random) -> bool:
-    """Whether there was something to strike."""
-    component, _, what = fault.partition(" ")
-    words = {"vllm": b"inside_vllm.main", "engine": b"EngineCore", "reward": b"rewards.server", "rank": b"grpo.worker"}
-    owner = {"engine": "vllm", "rank": "trainer"}.get(component, component)
-    targets = pids(launcher, owner, words[component]) if owner in launcher.running else []
-    if component == "rank":
-        targets = [pid for pid in targets if b" rank " in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    if not targets:
-        return False
-    os.kill(rng.choice(targets), signal.SIGSTOP if what == "stopped" else signal.SIGKILL)
-    return True
+@dataclass
+class Survived:
+    """How a run came through a fault.
+
+    Attributes:
+        found_s: seconds until the launcher knew of it.
+        on_s: until the trainer was started again, or had recorded another step.
+        attempt: the start of the trainer that went on; None: it never ended.
+    """
+
+    fault: Fault
+    found_s: float
+    on_s: float
+    attempt: int | None
+
+    def described(self, resumed: list[str]) -> str:
+        """A row of a Markdown table.
+
+        Args:
+            resumed: where each start went on.
+        """
+        went_on = resumed[self.attempt] if self.attempt is not None and self.attempt < len(resumed) else "-"
+        return f"| {self.fault} | {self.found_s:.1f} | {self.on_s:.1f} | {went_on} |"
 
 
-def run(cfg: Config, faults: int, seed: int) -> tuple[list[dict], Counter[str]]:
-    """Trains to the end, with faults on the way; rows of metrics.jsonl, and faults by kind."""
-    rng, done, ended, folder = random.Random(seed), Counter(), 0, RunFolder.of(cfg)
-    started = time.monotonic()
-    with Launcher(folder.logs) as launcher:
-        start_servers(cfg, launcher, cfg.model.path)
-        wait_ready(launcher)
-        write_config(cfg, folder.config)
-        strike_at, wait_for = 0.0, 1  # a time, and a step
+class Struck:
+    """A run whose trainer is started again and again, while faults strike it and its servers, one after the other.
 
-        def tick() -> None:
-            nonlocal strike_at, wait_for
-            step = last_step(folder)
-            if step < wait_for:
-                strike_at = time.monotonic() + rng.uniform(0, LONGEST_PAUSE_S)
-            if done.total() >= faults or time.monotonic() < strike_at:
-                return
-            fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-            if all(each.ready for each in launcher.running.values()) and inject(launcher, fault, rng):
-                done[fault] += 1
-                print(f"{time.monotonic() - started:5.0f} s {done.total():4d} {fault} after step {step}", flush=True)
-                wait_for = step + 1 if rng.random() > PILED_UP else 0
-            strike_at = time.monotonic() + rng.uniform(0, LONGEST_PAUSE_S)
+    Args:
+        cfg: the run; the servers' URLs are filled.
+        launcher: runs the servers.
+        points: where processes stand still.
+        small_disk: the disk that the run is on, to be filled; None: no fault needs one.
+    """
 
-        while not folder.done.exists():
-            launcher.start(trainer(cfg))
+    def __init__(self, cfg: Config, launcher: Launcher, points: Points, small_disk: Path | None = None) -> None:
+        self.cfg, self.launcher, self.points = cfg, launcher, points
+        self.run = RunFolder.of(cfg)
+        self.filler = small_disk / "filler" if small_disk is not None else None
+        self.starts = 0
+        self.expected: list[str] = []  # how the trainer ends, of each fault that ends it
+        self.ended: list[float] = []  # when it did
+        self.resumed: list[str] = []  # where each start of it goes on; -: struck before it had loaded
+        self.survived: list[Survived] = []
+        self.over = False
+
+    def survive(self, faults: list[Fault]) -> None:
+        """Trains to the end with all of them on the way."""
+        write_config(self.cfg, self.run.config)
+        striking: Future[None] = Future()
+        striker = threading.Thread(target=self._strike_all, args=(faults, striking), daemon=True)
+        striker.start()
+        try:
+            self._train(striking)
+            striking.result(timeout=LIMIT_S)
+            assert len(self.survived) == len(faults)
+            assert len(self.ended) == len(self.expected)
+        finally:  # a run that did not survive leaves the servers as they are to the next one
+            self.over = True
+            self.points.release()
+            if "trainer" in self.launcher.running:
+                self.launcher.stop("trainer")
+            striker.join()
+            print(*(each.described(self.resumed) for each in self.survived), sep="\n", flush=True)
+
+    def _train(self, striking: Future[None]) -> None:
+        """Starts the trainer again and again, until it has ended well."""
+        log = self.launcher.log_of("trainer")
+        while True:
+            if self.filler is not None:
+                self.filler.unlink(missing_ok=True)
+            begun = log.stat().st_size if log.exists() else 0
+            self.launcher.start(held_trainer(self.cfg))
+            self.starts += 1
             try:
-                launcher.wait("trainer", tick)
+                self.launcher.wait("trainer", lambda: self._fail_with(striking))
+                return
             except ComponentError as error:
-                ended += 1
-                if not str(error).startswith("trainer ended") or ended > done["rank killed"]:
-                    raise
-                launcher.stop("trainer")
-    return [json.loads(line) for line in folder.metrics.read_text().splitlines()], done
+                self.ended.append(time.monotonic())
+                assert len(self.ended) <= len(self.expected), f"the trainer ended without a fault: {error}"
+                assert re.search(self.expected[len(self.ended) - 1], str(error)), str(error)
+                self.launcher.stop("trainer")
+            finally:
+                said = log.read_bytes()[begun:]
+                resumed = re.search(rb"resumed from \S+ at step (\d+)", said)
+                from_base = b"servers and policy differ by" in said
+                self.resumed.append(f"step {int(resumed[1])}" if resumed else "step 0" if from_base else "-")
+
+    @staticmethod
+    def _fail_with(striking: Future[None]) -> None:
+        if striking.done():
+            striking.result()
+
+    def _strike_all(self, faults: list[Fault], striking: Future[None]) -> None:
+        try:
+            for fault in faults:
+                self.survived.append(self._strike(fault))
+                print(f"{self.survived[-1].on_s:6.1f} s  {fault}", flush=True)
+            striking.set_result(None)
+        except BaseException as error:
+            striking.set_exception(error)
+
+    def _strike(self, fault: Fault) -> Survived:
+        """Returns once the run has gone on."""
+        victims = [] if fault.victim == "disk" else fault.victim.split(" and ")
+        who = REWARD if fault.point == "scoring" else "rank 0"
+        if fault.point in EACH_RANK and victims and victims[0] in ("rank 0", "rank 1"):
+            who = victims[0]
+        self._until(lambda: last_step(self.run) >= fault.after_step, f"step {fault.after_step} before {fault}")
+        self.points.arm(fault.point)
+        self._until(lambda: self.points.is_reached_by(who), f"{who} at {fault.point}")
+        starts, restarted, step = self.starts, self.launcher.restarted.total(), last_step(self.run)
+        found = [processes_of(self.launcher, victim) for victim in victims]
+        assert all(found), f"{fault}: {found}"
+        if fault.ends_the_trainer:
+            self.expected.append(ENDS[fault.what])
+        if fault.what == "full":
+            assert self.filler is not None
+            fill(self.filler)
+        for pid in sum(found, []):
+            os.kill(pid, signal.SIGKILL if fault.what == "killed" else signal.SIGSTOP)
+        struck = time.monotonic()
+        if fault.then is not None:
+            fault.then(self.run)
+        self.points.release()
+        if fault.ends_the_trainer:
+            self._until(lambda: self.starts > starts, f"another start after {fault}")
+            found_s = self.ended[-1] - struck
+        else:
+            self._until(lambda: self.launcher.restarted.total() > restarted, f"restart after {fault}")
+            found_s = time.monotonic() - struck
+            self._until(lambda: last_step(self.run) > step or self.run.done.exists(), f"another step after {fault}")
+        attempt = self.starts - 1 if fault.ends_the_trainer else None
+        return Survived(fault, found_s, time.monotonic() - struck, attempt)
+
+    def _until(self, happened: Callable[[], bool], what: str) -> None:
+        def now() -> bool:
+            assert not self.over, f"the run ended before {what}"
+            return happened()
+
+        until(now, what)
 
 
-def last_step(folder: RunFolder) -> int:
+def until(happened: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < deadline, f"no {what} within {limit_s:g} s"
+        time.sleep(POLL_S)
+
+
+def fill(path: Path) -> None:
+    """Takes all that is left of a disk."""
+    with path.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue
+
+
+def last_step(run: RunFolder) -> int:
     """By metrics.jsonl; 0 where there is no whole line."""
-    lines = folder.metrics.read_text().splitlines() if folder.metrics.exists() else []
-    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+    lines = run.metrics.read_bytes().split(b"\n")[:-1] if run.metrics.exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=0)
 
 
-def timeless(row: dict) -> dict:
-    return {name: value for name, value in row.items() if not name.startswith(("timing/", "throughput/"))}
+def start_recipe(settings: list[str], log: Path, module: str = "held_recipe") -> subprocess.Popen:
+    argv = [sys.executable, "-m", f"tests.integration.{module}", *settings]
+    env = os.environ | {"PYTHONPATH": str(ROOT), RECIPE: str(log)}
+    with log.open("ab") as file:
+        return subprocess.Popen(argv, cwd=ROOT, env=env, stdout=file, stderr=file)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--faults", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=0, help="0: one and a half a fault")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="keeps both runs there; without it, nothing stays")
-    asked = parser.parse_args()
-    steps = asked.steps or asked.faults * 3 // 2
-    with tempfile.TemporaryDirectory() as name:
-        folder = asked.folder or Path(name)
-        write_questions(embedded_bank(64, 0)[0], folder / "train.jsonl")
-        started = time.monotonic()
-        disturbed, done = run(settings(folder, "disturbed", steps), asked.faults, asked.seed)
-        seconds = time.monotonic() - started
-        print(f"disturbed: {len(disturbed)} steps in {seconds:.0f} s; {done.total()} faults: {dict(done)}", flush=True)
-        started = time.monotonic()
-        alone, _ = run(settings(folder, "alone", steps), 0, asked.seed)
-        print(f"undisturbed: {len(alone)} steps in {time.monotonic() - started:.0f} s", flush=True)
-    assert [row["step"] for row in disturbed] == list(range(1, steps + 1)), "a step is missing or there twice"
-    different = [a["step"] for a, b in zip(alone, disturbed, strict=True) if timeless(a) != timeless(b)]
-    print(f"steps that differ from the undisturbed run: {different or 'none'}")
-    return int(bool(different))
+def of_recipe(log: Path) -> list[int]:
+    """All processes that recipes with this log have started, and they themselves."""
+    return processes_with(f"{RECIPE}={log}")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def leaked_segments(since: float) -> list[str]:
+    """Shared memory that was made since a time, by names as our libraries give them, and that nobody has open."""
+    used = segments_in_use()
+    found = (p for p in SHARED_MEMORY.iterdir() if SEGMENT.match(p.name) and p.stat().st_ino not in used)
+    return [path.name for path in found if path.stat().st_ctime >= since]
+
+
+def record(run: RunFolder) -> dict[str, object]:
+    """All that a run with faults shares with one without, bit for bit."""
+    end = run.checkpoints / f"step_{STEPS}"
+    files = manifest.read(end)["files"]
+    events = EventAccumulator(str(run.root / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return {
+        # without the two in which torch writes a random id
+        "checkpoint": {name: file["sha256"] for name, file in files.items() if name not in (".metadata", "common.pt")},
+        "metrics": [timeless(row, "damaged_checkpoints") for row in rows],
+        "TensorBoard": [(event.step, event.value) for event in events.Scalars("reward/mean")],
+        "samples": {path.name: path.read_bytes() for path in sorted(run.samples.iterdir())},
+    }
+
+
+def check_whole(run: RunFolder, damaged: int = 0) -> None:
+    """Nothing twice, nothing missing, nothing left behind.
+
+    Args:
+        run: complete.
+        damaged: checkpoints that were spoilt on the way.
+    """
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert sum(row.get("damaged_checkpoints", 0) for row in rows) >= bool(damaged)
+    assert run.done.exists()
+    assert [path.name for path in run.checkpoints.iterdir() if not path.name.startswith("step_")] == []
+    assert list(run.root.rglob(".*.part")) == []
+    for path in (run.config, *run.attempts.glob("*")):
+        load_config(path)

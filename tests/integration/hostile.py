@@ -28,6 +28,7 @@ from pathlib import Path
 import httpx
 
 from alphamed_nemo.config import RewardConfig
+from alphamed_nemo.launch.components import free_port
 from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rewards.rule import score_all
 from alphamed_nemo.rewards.score import RewardItem
@@ -70,12 +71,6 @@ class Server:
 
     def files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start_server(log: Path, *arguments: str, api_key: str = "") -> Server:

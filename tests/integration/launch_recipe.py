@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
+import time
 
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
@@ -23,7 +23,8 @@ def main(cfg: Config) -> None:
         if cfg.run.name == "waits":
             launcher.start(Component("vllm", [sys.executable, "-c", "import signal; signal.pause()"]))
             print("waiting", flush=True)
-            signal.pause()
+            while True:
+                time.sleep(0.1)  # signal.pause would miss one that comes just before it
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.policy.weights import stream_stored
+from alphamed_nemo.policy.weights.stored import stream_stored
 
 # Every part of the optimizer's state takes part: a warm-up, a rate that falls, decay and clipping.
 OPTIM = OptimConfig(lr=3e-3, min_lr=1e-4, schedule="linear", warmup_steps=2, weight_decay=0.1, clip_grad=0.5)

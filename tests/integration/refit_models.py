@@ -1,6 +1,6 @@
 """Refits of small models of every family inside one process with vLLM: what is served after each, as JSON.
 
-    python -m tests.integration.refit_models FOLDER OUTPUT CASE…  # CASE: family-tied|untied|redundant-dtype
+    python -m tests.integration.refit_models FOLDER OUTPUT CASE…  # family-tied|untied|redundant-dtype[-head dtype]
 
 Starting a server for each would cost a quarter of a minute; here a model takes two seconds. The weights travel through
 the real sender, the real segment and the real engine; only HTTP is left out.
@@ -12,7 +12,6 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import msgspec
 import torch
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.choices import HeadDtype
 from alphamed_nemo.rollout.connection import RolloutError
 from alphamed_nemo.rollout.refit import WeightTransfer
 from alphamed_nemo.rollout.update_manifest import read_manifest
@@ -76,7 +76,7 @@ def moved(weights: Weights, seed: int, only: str = "") -> Weights:
 class InProcess:
     """Stands in for the HTTP connection: hands the calls of a refit to the engine in this process."""
 
-    url = "in-process"
+    url, lost, instance = "http://127.0.0.1:9", "", None
 
     def __init__(self, llm: Any) -> None:
         self.llm = llm
@@ -94,6 +94,8 @@ class InProcess:
         try:
             if path == "/weight_info":
                 return {"weight_version": self.version}
+            if path == "/get_world_size":
+                return {"world_size": 1}
             if path in ("/pause", "/resume"):
                 self.paused = path == "/pause"
             else:
@@ -105,28 +107,30 @@ class InProcess:
             raise RolloutError(f"{path}: {error}") from error
         return {}
 
+    def rejoin(self, anew: bool = False) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
-def start(folder: Path, dtype: str) -> tuple[Any, WeightTransfer]:
+def start(folder: Path, dtype: str, head_dtype: HeadDtype = "model") -> tuple[Any, WeightTransfer]:
     """vLLM with the arguments of this project's server, in this process, and a transfer to it."""
     from vllm import LLM
     from vllm.engine.arg_utils import EngineArgs
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    argv, _ = vllm_command(config(folder, dtype), folder, 1, "key", cuda=False)
+    argv, _ = vllm_command(config(folder, dtype, head_dtype), folder, 1, "key", cuda=False)
     options = make_arg_parser(FlexibleArgumentParser()).parse_args([*argv[3:], "--skip-tokenizer-init"])
     llm = LLM.from_engine_args(EngineArgs.from_cli_args(options))
     manifest = replace(read_manifest(folder), dtype="float32")
-    transfer = WeightTransfer("http://127.0.0.1:9", "", config(folder, dtype).rollout, manifest, cuda=False)
-    transfer.connection = transfer.sender.connection = InProcess(llm)
-    return llm, transfer
+    return llm, WeightTransfer([InProcess(llm)], config(folder, dtype).rollout, manifest, cuda=False)
 
 
-def config(folder: Path, dtype: str) -> Config:
+def config(folder: Path, dtype: str, head_dtype: HeadDtype = "model") -> Config:
     cfg = Config()
+    cfg.model.head_dtype = head_dtype
     cfg.model.path, cfg.model.max_length = str(folder), 128
     cfg.model.dtype = cfg.rollout.dtype = dtype
     cfg.rollout.memory_gb, cfg.rollout.threads = 0.05, 1
@@ -154,7 +158,7 @@ def apart(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def run(folder: Path, family: str, head: str, dtype: str) -> dict[str, Any]:
+def run(folder: Path, family: str, head: str, dtype: str, head_dtype: HeadDtype = "model") -> dict[str, Any]:
     """Largest differences of log-probs, in nats.
 
     Returns:
@@ -170,7 +174,7 @@ def run(folder: Path, family: str, head: str, dtype: str) -> dict[str, Any]:
     write_model(folder, family, head)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     first = {name: parameter.detach().float() for name, parameter in model.named_parameters()}
-    llm, transfer = start(folder, dtype)
+    llm, transfer = start(folder, dtype, head_dtype)
     at_start = served(llm)
     if head == "contradicting":
         trained = {name: tensor for name, tensor in first.items() if name != "lm_head.weight"}  # tied: it has none
@@ -194,12 +198,6 @@ def run(folder: Path, family: str, head: str, dtype: str) -> dict[str, Any]:
     return found
 
 
-def cases(names: list[str]) -> Iterator[tuple[str, str, str, str]]:
-    for name in names:
-        family, head, dtype = name.split("-")
-        yield name, family, head, dtype
-
-
 def as_the_server(program: str, folder: Path) -> None:
     """Starts this process anew with the environment of the server: LD_PRELOAD and threads cannot be set later."""
     write_model(folder / "any", "llama", "untied")
@@ -214,8 +212,8 @@ def main() -> None:
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
     found = {}
-    for name, family, head, dtype in cases(names):
-        found[name] = run(folder / name, family, head, dtype)
+    for name in names:
+        found[name] = run(folder / name, *name.split("-"))
         cleanup_dist_env_and_memory()
     output.write_text(json.dumps(found))
 

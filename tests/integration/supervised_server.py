@@ -6,18 +6,23 @@ third answer; the others answer twice, so that whoever watches has seen them rea
     exits   ends
     hangs   answers no more
     sick    answers 500
+    stops   is stopped (SIGSTOP)
+    engine  answers on, but a process behind it is stopped
 
 except for `dies`, which ends before it listens, and `silent`, which never listens.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 ANSWERS = 2
+STOPS = "import os; os.kill(os.getpid(), 19)"
 
 
 def main(port: int, folder: Path, ways: list[str]) -> None:
@@ -39,6 +44,10 @@ def main(port: int, folder: Path, ways: list[str]) -> None:
                     sys.exit(3)
                 if way == "hangs":
                     signal.pause()
+                if way == "stops":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                if way == "engine" and asked == ANSWERS + 1:
+                    subprocess.Popen([sys.executable, "-IS", "-c", STOPS])
                 if way == "well":
                     (folder / "settled").touch()
             self.send_response(500 if way == "sick" and asked > ANSWERS else 200)

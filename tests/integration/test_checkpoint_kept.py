@@ -33,7 +33,7 @@ def damaged_run(root):
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
 
-    run = Checkpoints(cfg, policy, Exchange())
+    run = Checkpoints(cfg, policy, Exchange(data_rank=0))
     resumed, kept = run.resume(), []
     for step in (25, 40):
         run.rewards.append(0.5)

@@ -111,6 +111,9 @@ def test_bfloat16_with_data_parallel_ranks_is_exact(hf, tmp_path):
     again = spawn(resumed_run, 4, parallel, hf, str(tmp_path), "bfloat16")
     assert again[0][0] == first[0][0][3:]
     assert all(torch.equal(first[0][1][name], again[0][1][name]) for name in first[0][1])
+    written = {path.name: path.stat().st_size for path in (tmp_path / "step_3").glob("*.distcp")}
+    assert len(written) == 4, "each rank writes"
+    assert min(written.values()) > 0.7 * sum(written.values()) / 4
 
 
 def weights_alone(hf, checkpoints):

@@ -18,7 +18,8 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.engine import evaluate, parts_path
 from alphamed_nemo.evaluation.labelling import label_questions
 from alphamed_nemo.evaluation.result import EvaluationResult
-from alphamed_nemo.rollout.client import RolloutClient
+from alphamed_nemo.rollout.connection import connect
+from alphamed_nemo.rollout.pool import RolloutPool
 
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")
 QUESTIONS = [Question(f"q{i}", "set", f"Which drug is {i}?", OPTIONS, "ABCD"[i % 4]) for i in range(40)]
@@ -34,18 +35,18 @@ def settings(url: str, api_key: str, model: str) -> Config:
     cfg.rollout.max_num_seqs = 8
     cfg.label.samples, cfg.label.max_new_tokens = 3, 8
     cfg.evaluate.samples, cfg.evaluate.temperature, cfg.evaluate.max_new_tokens = 2, 1.0, 8
-    cfg.rollout.url, cfg.rollout.api_key = url, api_key
+    cfg.rollout.urls, cfg.rollout.api_key = [url], api_key
     return cfg
 
 
 def run(
     what: str, cfg: Config, out: Path, questions: Sequence[Question] = QUESTIONS, on_progress=None, prefix: str = ""
 ):
-    client = RolloutClient(cfg.rollout.url, cfg.rollout.api_key, cfg.rollout)
+    pool = RolloutPool(connect(cfg.rollout), cfg.rollout)
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     if what == "label":
-        return label_questions(questions, client, tokenizer, cfg, out, on_progress=on_progress)
-    return evaluate(questions, client, tokenizer, cfg, "row", out, prefix, on_progress=on_progress)
+        return label_questions(questions, pool, tokenizer, cfg, out, on_progress=on_progress)
+    return evaluate(questions, pool, tokenizer, cfg, "row", out, prefix, on_progress=on_progress)
 
 
 def die(done: int, total: int) -> None:
@@ -56,7 +57,7 @@ def die(done: int, total: int) -> None:
 
 def run_until_killed(what: str, cfg: Config, out: Path) -> None:
     """Runs this file as a program that kills itself after some questions."""
-    arguments = [what, cfg.rollout.url, cfg.rollout.api_key, cfg.model.path, str(out)]
+    arguments = [what, cfg.rollout.urls[0], cfg.rollout.api_key, cfg.model.path, str(out)]
     process = subprocess.run(
         [sys.executable, "-m", "tests.integration.test_evaluation_resume", *arguments], timeout=120
     )

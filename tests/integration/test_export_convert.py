@@ -15,7 +15,7 @@ from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export import convert
 from alphamed_nemo.export.convert import convert_from_hf, convert_to_hf
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
-from alphamed_nemo.policy.weights import stream_stored
+from alphamed_nemo.policy.weights.stored import stream_stored
 from tests.integration.policy_runs import build, stored_weights, train, weights_of
 from tests.spawn import spawn
 from tests.tiny_hf import write_model

@@ -19,7 +19,7 @@ from alphamed_nemo.config import Config, ExportConfig, ModelConfig, ParallelConf
 from alphamed_nemo.export.convert import convert_to_hf
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.policy import MegatronPolicy
-from alphamed_nemo.policy.weights import hf_shapes
+from alphamed_nemo.policy.weights.table import hf_shapes
 from tests.memory import peak_resident, resident
 from tests.spawn import spawn
 

@@ -20,8 +20,8 @@ from alphamed_nemo.export.float64 import Float64
 from alphamed_nemo.export.logits import compare_logits, megatron_logits, probe, transformers_logits
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.policy.weights import Read
 from alphamed_nemo.policy.weights.binding import bind
+from alphamed_nemo.policy.weights.stored import Read
 from alphamed_nemo.policy.weights.table import WeightTable
 from tests.spawn import spawn
 from tests.tiny_hf import CONFIGS, write_model

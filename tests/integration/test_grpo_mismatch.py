@@ -20,6 +20,7 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.exchange import Exchange
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.mismatch import Gates, MismatchError
+from alphamed_nemo.grpo.share import sample
 from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.rollout.types import Rollout
@@ -122,11 +123,11 @@ def verdicts(hf: str, dtype: str, engine: str, wanted: set[str]) -> dict[str, st
     """What the gate says of the right policy and of the wanted faults (none named: all): nothing, or its message."""
     policy = policy_runs.build(hf, ParallelConfig(), dtype, OPTIM)
     rollouts = sampled(hf, engine)
-    groups = [Group(Question("q", "d", "s", ("a", "b"), "A"), [rollout], [], []) for rollout in rollouts]
+    measured = sample([Group(Question("q", "d", "s", ("a", "b"), "A"), [r], [], []) for r in rollouts], 512)
     batches = pack([TrainSequence(r.prompt_ids, r.response_ids, 1.0, r.logprobs) for r in rollouts], 512)
     cfg = Config()
     cfg.model.dtype, cfg.rollout.dtype, cfg.grpo.tokens_per_microbatch = dtype, engine, 512
-    exchange = Exchange()
+    exchange = Exchange(data_rank=0)
 
     def verdict() -> str:
         own = policy.logprobs(batches, 1.0)
@@ -134,7 +135,7 @@ def verdicts(hf: str, dtype: str, engine: str, wanted: set[str]) -> dict[str, st
         mean = torch.cat(differences).mean().item()
         metrics = RIGHT | {"logprob_difference_mean": mean, "trained_tokens": float(TOKENS)}
         try:
-            limit = Gates(cfg, policy, exchange).check(metrics, groups, 5)["logprob_difference_limit"]
+            limit = Gates(cfg, policy, exchange).check(metrics, measured, 5)["logprob_difference_limit"]
         except MismatchError as error:
             return str(error)
         assert limit > mean

@@ -27,6 +27,8 @@ from alphamed_nemo.launch.components import trainer
 from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.launch.servers import start_servers, wait_ready
 from alphamed_nemo.policy.checkpoint import manifest
+from tests.integration.conftest import mounted
+from tests.metrics_rows import timeless
 
 BASE = Path(__file__).parents[2] / "alphamed_nemo" / "assets" / "tiny_base"
 WORKER = "alphamed_nemo.grpo.worker"
@@ -63,6 +65,7 @@ def start_training(
     check: bool = True,
     accept: Sequence[str] = (),
     optim: dict[str, float] | None = None,
+    validate: dict[str, Any] | None = None,
     **grpo: object,
 ) -> RunFolder:
     """Starts the trainer of a run of its own; `check`: every refit; `accept`: changes since its checkpoint."""
@@ -72,6 +75,7 @@ def start_training(
         run=dataclasses.replace(cfg.run, name=name, accept_changes=list(accept)),
         grpo=dataclasses.replace(cfg.grpo, **grpo),
         optim=dataclasses.replace(cfg.optim, **(optim or {})),
+        validate=dataclasses.replace(cfg.validate, **(validate or {})),
         rollout=dataclasses.replace(cfg.rollout, check_every_refit=check),
     )
     folder = RunFolder.of(cfg)
@@ -109,12 +113,6 @@ def contents(checkpoint: Path) -> dict[str, str]:
     """Checksums by file, but for the two in which torch writes a random id."""
     files = manifest.read(checkpoint)["files"]
     return {name: file["sha256"] for name, file in files.items() if name not in (".metadata", "common.pt")}
-
-
-def timeless(row: dict) -> dict:
-    """What a resumed run repeats: not times, nor a limit that each attempt measures at its first step."""
-    measured = ("timing/", "throughput/", "logprob_difference_limit")
-    return {name: value for name, value in row.items() if not name.startswith(measured)}
 
 
 @pytest.fixture(scope="module")
@@ -252,22 +250,45 @@ def test_a_rank_killed_right_after_a_save_leaves_no_gap_in_the_metrics(servers, 
     ]
 
 
+def test_training_again_on_what_a_run_kept_gives_its_weights(servers, whole):
+    folder, metrics = whole
+    replayed = train(servers, "replayed", steps=4, save_every=2, replay=str(folder.root))
+    assert [timeless(row) for row in replayed] == [timeless(row) for row in metrics]
+    again, first = (
+        contents(root / "checkpoints" / "step_4") for root in (folder.root.with_name("replayed"), folder.root)
+    )
+    assert again.pop("state.json") != first.pop("state.json")  # which says what was trained on
+    assert again == first
+
+
+def test_a_run_killed_in_a_validation_trains_and_validates_as_one_that_was_not(servers, whole, tmp_path):
+    """Nor does a validation change what is trained."""
+    write_questions(embedded_bank(0, 0, n_development=24)[2], tmp_path / "validation.jsonl")
+    asked = {"every": 2, "questions": [str(tmp_path / "validation.jsonl")], "samples": 2}
+    settings = {"steps": 4, "save_every": 1, "validate": asked}
+    with pytest.raises(ComponentError, match="trainer ended"):
+        train(servers, "cut", worker="tests.integration.killed_validator", **settings)
+    resumed, undisturbed = train(servers, "cut", **settings), train(servers, "uncut", **settings)
+    assert [timeless(row) for row in resumed] == [timeless(row) for row in undisturbed]
+    assert [row["step"] for row in resumed if "validation/accuracy" in row] == [0, 2, 4]
+    trained = [timeless(row) for row in resumed if "reward/mean" in row]
+    assert trained == [timeless(row) for row in whole[1]]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk with room for two checkpoints of 17 MB."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=44m", "tmpfs", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+    with mounted(tmp_path, megabytes=44):
+        yield tmp_path
 
 
 def test_a_full_disk_ends_the_run_with_a_clear_error_and_with_more_room_it_goes_on(servers, whole, small_disk):
     _, metrics = whole
     folder = RunFolder(small_disk / "full")
-    why = r"step_3: not written: (?s:.*)No space left on device(?s:.*)Older checkpoints are untouched. Free disk space"
-    with pytest.raises(ComponentError, match=why):
+    why = r"trainer ended with status 1: .*/step_3: not written: .*No space left on device.*Older checkpoints are"
+    with pytest.raises(ComponentError, match=why) as found:
         train(servers, str(folder.root), steps=4, save_every=1)
+    assert "\n" not in str(found.value)
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step_1", "step_2"]
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
     resumed = train(servers, str(folder.root), steps=4, save_every=1)
@@ -303,6 +324,31 @@ def test_a_rollout_server_whose_engine_hangs_is_replaced_and_nothing_is_lost(ser
     servers[1].wait("trainer")
     assert servers[1].restarted["vllm"] == restarted + 1
     assert [timeless(row) for row in rows(folder)] == [timeless(row) for row in metrics]
+
+
+def weights(checkpoint: Path) -> dict[str, str]:
+    return {name: checksum for name, checksum in contents(checkpoint).items() if name.endswith(".distcp")}
+
+
+@pytest.mark.nightly
+def test_a_run_on_two_servers_of_which_one_is_killed_is_the_run_on_one(servers, whole, tmp_path):
+    cfg, launcher = servers
+    folder, metrics = whole
+    two = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, servers=2, urls=[]))
+    with Launcher(tmp_path / "servers") as its_servers:
+        start_servers(two, its_servers, two.model.path)
+        wait_ready(its_servers)
+        own = start_training((two, launcher), "two", steps=4, save_every=4)
+        wait_for_steps((two, launcher), own, 1)
+        for pid in descendants(its_servers.running["vllm-1"].process.pid):
+            os.kill(pid, signal.SIGKILL)
+        launcher.wait("trainer", its_servers.check)
+        assert its_servers.restarted == {"vllm-1": 1}
+    found, expected = [timeless(row) for row in rows(own)], [timeless(row) for row in metrics]
+    assert [row.pop("rollout_servers") for row in expected] == [1] * 4
+    assert [row.pop("rollout_servers") for row in found][0] == 2
+    assert found == expected
+    assert weights(own.checkpoints / "step_4") == weights(folder.checkpoints / "step_4")
 
 
 def test_a_run_with_a_reward_and_a_loss_of_its_own(servers, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.errors import ComponentError
+from alphamed_nemo.launch.child import descendants, state_and_parent
 from alphamed_nemo.launch.components import Component, free_port
 from alphamed_nemo.launch.local import Launcher
 
@@ -198,26 +200,76 @@ def test_a_component_with_a_stopped_process_is_found_and_all_of_it_started_again
     assert set(first).isdisjoint(family_pids(server)) and gone_within(first, 0)
 
 
+STOPPING = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import os; os.kill(os.getpid(), 19)'])"
+
+
 def test_a_stopped_rank_ends_the_run_by_name(launcher: Launcher) -> None:
-    ranks = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import os; os.kill(os.getpid(), 19)'])"
-    launcher.start(script("trainer", ranks, silent_within_s=1, grace_s=1))
-    with pytest.raises(ComponentError, match=r"trainer hangs: process \d+ of it has been stopped \(SIGSTOP\) for 1 s"):
+    launcher.start(script("trainer", STOPPING, silent_within_s=1, grace_s=1))
+    why = r"trainer ended because a process of it hung: process \d+ has been stopped \(SIGSTOP\) for 1 s"
+    with pytest.raises(ComponentError, match=why):
         launcher.wait("trainer")
 
 
-LEAVING = """
+SAVING = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    print("saved", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("running", os.getpid(), flush=True)
+os.kill({stopped}, signal.SIGSTOP)
+while True:
+    time.sleep(0.1)  # signal.pause would miss one that comes just before it
+"""
+
+
+def wait_for_words(launcher: Launcher, name: str, count: int) -> list[str]:
+    deadline = time.monotonic() + LIMIT_S
+    while len(words := launcher.log_of(name).read_text().split()) < count:
+        assert time.monotonic() < deadline
+    return words
+
+
+def test_looks_that_take_longer_than_the_time_between_them_do_no_harm(launcher: Launcher) -> None:
+    """As on a busy machine: a tenth of a millisecond lies between two."""
+    launcher.start(script("trainer", "import time; time.sleep(2); print('done')", silent_within_s=0.001))
+    launcher.wait("trainer")
+    assert launcher.log_of("trainer").read_text() == "done\n"
+
+
+def test_what_is_stopped_is_continued_at_the_end_so_that_it_can_save(launcher: Launcher) -> None:
+    launcher.start(script("trainer", SAVING.format(stopped="os.getpid()"), grace_s=LIMIT_S))
+    wait_for_words(launcher, "trainer", 2)
+    launcher.stop("trainer")
+    assert launcher.log_of("trainer").read_text().split()[-1] == "saved"
+
+
+def test_a_stopped_wrapper_is_found_and_its_command_can_save(launcher: Launcher) -> None:
+    launcher.start(script("trainer", SAVING.format(stopped="os.getppid()"), silent_within_s=1, grace_s=LIMIT_S))
+    wait_for_words(launcher, "trainer", 2)
+    pid = launcher.running["trainer"].process.pid
+    with pytest.raises(ComponentError, match=rf"trainer hangs: its wrapper, process {pid}, has been stopped"):
+        launcher.wait("trainer")
+    launcher.stop("trainer")
+    assert launcher.log_of("trainer").read_text().split()[-1] == "saved"
+
+
+RENAMED = "import setproctitle, signal; setproctitle.setproctitle('rank 0 of 4'); print(flush=True); signal.pause()"
+LEAVING = f"""
 import multiprocessing.resource_tracker, os, subprocess, sys, tempfile
 from multiprocessing.shared_memory import SharedMemory
 multiprocessing.resource_tracker.register = lambda *_: None  # as where it is killed along
 segment = SharedMemory(create=True, size=64)
 folder = tempfile.mkdtemp()
-child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", {RENAMED!r}], stdout=subprocess.PIPE, start_new_session=True)
+child.stdout.readline()
 print(os.environ["TMPDIR"], folder, segment.name, child.pid, flush=True)
 """
 
 
 def left_by(launcher: Launcher) -> tuple[Path, Path, Path, int]:
-    """Scratch folder, a folder made in it, a segment of shared memory and a child in a session of its own."""
+    """Scratch folder, a folder made in it, a segment of shared memory and a child with a session and a title of its
+    own, as vLLM's engines and the ranks have them."""
     log = launcher.log_of("vllm")
     deadline = time.monotonic() + LIMIT_S
     while len(words := log.read_text().split()) < 4:
@@ -319,12 +371,83 @@ def test_whatever_ends_the_launcher_leaves_no_process(
     assert gone_within(pids, LIMIT_S if number == signal.SIGKILL else 0)
 
 
+def test_a_stopped_launcher_is_continued_by_what_it_watches(program: Callable[..., subprocess.Popen], tmp_path) -> None:
+    process = program()
+    pids = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+    deadline = time.monotonic() + LIMIT_S
+    while not os.waitpid(process.pid, os.WCONTINUED | os.WNOHANG)[0]:
+        assert time.monotonic() < deadline
+    said = f"the launcher, process {process.pid}, has been stopped (SIGSTOP) for 1 s (run.hang_timeout_s): continued\n"
+    assert said in (tmp_path / "family.log").read_text()
+    assert all(state_and_parent(pid)[0] for pid in pids)  # nothing has ended by it
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LIMIT_S) == 128 + signal.SIGTERM
+
+
+def test_processes_that_the_system_hides_are_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(_path: Path) -> str:
+        raise PermissionError  # with hidepid=1
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    assert descendants(os.getpid()) == []
+
+
 @pytest.mark.parametrize("way", ["torchrun", "ranks"])
 def test_a_killed_launcher_leaves_no_rank(program: Callable[..., subprocess.Popen], way: str) -> None:
     process = program(way)
     pids = json.loads(process.stdout.readline())
     process.kill()
     assert gone_within(pids, LIMIT_S)
+
+
+@pytest.fixture
+def ranks() -> Iterator[Callable[[str], subprocess.Popen]]:
+    """Starts two ranks of tests/integration/stopped_rank.py."""
+    started = []
+
+    def start(way: str) -> subprocess.Popen:
+        module = ["alphamed_nemo.launch.ranks", "2", str(free_port()), "tests.integration.stopped_rank", way]
+        wrapped = Component("ranks", [sys.executable, "-m", *module], grace_s=LIMIT_S).wrapped(str(os.getpid()))
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(wrapped, text=True, cwd=ROOT, **both))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.communicate()
+
+
+def said_of_ranks(process: subprocess.Popen, count: int) -> dict[str, str]:
+    """`rank 0 is`, `rank 1 has` and so on → what follows, once the ranks have said so many of them."""
+    assert process.stdout is not None
+    said: dict[str, str] = {}
+    for line in process.stdout:
+        if found := re.match(r"(rank \d \w+) (\w+)\n", line):
+            said[found[1]] = found[2]
+        if len(said) == count:
+            return said
+    raise AssertionError(f"ended after {said}")
+
+
+def test_ranks_that_end_when_they_are_asked_to_end_well_and_nobody_waits_for_them(ranks) -> None:
+    process = ranks("stops")
+    said_of_ranks(process, 2)
+    process.terminate()
+    said, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, said
+    assert "rank 0 has ended" in said and "rank 1 has ended" in said and "Unable to shutdown" not in said
+
+
+def test_a_rank_that_has_ended_its_work_is_not_waited_for_when_another_is_killed(ranks) -> None:
+    process = ranks("ends")
+    said = said_of_ranks(process, 3)
+    assert said["rank 1 has"] == "ended"
+    os.kill(int(said["rank 0 is"]), signal.SIGKILL)
+    rest, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1 and "Unable to shutdown" not in rest
 
 
 def test_an_exception_leaves_no_process(tmp_path: Path) -> None:

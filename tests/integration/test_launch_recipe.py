@@ -111,6 +111,7 @@ def test_tensorboard_shows_no_step_twice_after_a_resume_from_an_earlier_step(
     cfg.run.dir = str(tmp_path)
     for attempt, steps in enumerate([(1, 2, 3, 4), (3, 4, 5), (4,)]):
         log = experiment_loggers(cfg)
+        log.rewind(steps[0] - 1)
         for step in steps:
             log({"reward/mean": step + attempt / 4}, step)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
-from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, pack
+from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, lay_out, pack
 from tests.spawn import spawn
 
 VOCAB = 101  # odd: two tensor ranks need padding
@@ -60,13 +60,14 @@ def loss_fn(logprobs: torch.Tensor, entropy: torch.Tensor, batch: PackedBatch) -
 def policy_of(folder: str, parallel: dict, optim: dict | None = None, **kwargs):
     from alphamed_nemo.policy.policy import MegatronPolicy
 
-    model = ModelConfig(dtype=kwargs.pop("dtype", "float32"), recompute=kwargs.pop("recompute", "none"))
+    names = {"dtype": "float32", "recompute": "none", "head_dtype": "model"}
+    model = ModelConfig(**{name: kwargs.pop(name, default) for name, default in names.items()})
     optimizer = None if optim is None else OptimConfig(**optim)
     return MegatronPolicy(model, ParallelConfig(**parallel), optimizer, folder, **kwargs)
 
 
-def own_batches(policy, parallel: dict, limit: int, share_prompts: bool = False) -> list[PackedBatch]:
-    return pack(sequences(), limit, policy.data_rank, parallel.get("data", 1), share_prompts)
+def own_batches(policy, parallel: dict, limit: int) -> list[PackedBatch]:
+    return pack(sequences(), limit, policy.data_rank, parallel.get("data", 1))
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +88,26 @@ def folders(tmp_path_factory) -> dict[str, str]:
     return found
 
 
+Reference = tuple[dict[tuple[int, ...], torch.Tensor], dict[str, torch.Tensor]]
+
+
+def reference(folder: str, trained: list[TrainSequence]) -> Reference:
+    """transformers in float64: response log-probs by token ids, and gradients of the loss."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    logprobs, loss = {}, 0.0
+    for s in trained:
+        ids = torch.tensor([s.prompt_ids + s.response_ids])
+        logp = torch.log_softmax(model(ids).logits[0] / TEMPERATURE, dim=-1)[len(s.prompt_ids) - 1 : -1]
+        of_response = logp.gather(1, torch.tensor(s.response_ids)[:, None]).squeeze(1)
+        loss = loss - (s.advantage * of_response - 0.05 * (logp.exp() * logp).sum(-1)).sum() / TOKENS
+        logprobs[tuple(ids[0].tolist())] = of_response.detach()
+    loss.backward()
+    return logprobs, {name: p.grad for name, p in model.named_parameters()}
+
+
 @pytest.fixture(scope="module")
-def references(folders) -> dict[str, tuple[dict[tuple[int, ...], torch.Tensor], dict[str, torch.Tensor]]]:
-    """For each family, transformers in float64: response log-probs by token ids, and gradients of the loss."""
-    found = {}
-    for family, folder in folders.items():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
-        logprobs, loss = {}, 0.0
-        for s in sequences():
-            ids = torch.tensor([s.prompt_ids + s.response_ids])
-            logp = torch.log_softmax(model(ids).logits[0] / TEMPERATURE, dim=-1)[len(s.prompt_ids) - 1 : -1]
-            of_response = logp.gather(1, torch.tensor(s.response_ids)[:, None]).squeeze(1)
-            loss = loss - (s.advantage * of_response - 0.05 * (logp.exp() * logp).sum(-1)).sum() / TOKENS
-            logprobs[tuple(ids[0].tolist())] = of_response.detach()
-        loss.backward()
-        found[family] = (logprobs, {name: p.grad for name, p in model.named_parameters()})
-    return found
+def references(folders) -> dict[str, Reference]:
+    return {family: reference(folder, sequences()) for family, folder in folders.items()}
 
 
 def by_tokens(batch: PackedBatch, values: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
@@ -138,19 +143,27 @@ def test_logprobs_equal_transformers(folders, references, family, parallel):
 
 
 def gradients(
-    folder: str, parallel: dict, limit: int, overlap: bool, recompute: str, share_prompts: bool
+    folder: str,
+    parallel: dict,
+    batches: list[list[PackedBatch]],
+    overlap: bool = False,
+    recompute: str = "none",
+    head_dtype: str = "model",
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Gradients of the global loss under Hugging Face names (rank 0), and the reduced metrics."""
+    """Gradients of the global loss under Hugging Face names (rank 0), and the reduced metrics.
+
+    Args:
+        batches: the micro-batches of each data-parallel rank.
+    """
     import torch.distributed as dist
     from megatron.core import parallel_state
 
     from alphamed_nemo.policy.optimizer import wrap
     from alphamed_nemo.policy.step import forward_backward
 
-    policy = policy_of(folder, parallel, recompute=recompute)
+    policy = policy_of(folder, parallel, recompute=recompute, head_dtype=head_dtype)
     policy.model = wrap(policy.model, overlap)
-    batches = own_batches(policy, parallel, limit, share_prompts)
-    metrics = forward_backward(policy.model, batches, loss_fn, VOCAB, TEMPERATURE)
+    metrics = forward_backward(policy.model, batches[policy.data_rank], loss_fn, VOCAB, TEMPERATURE)
     group = parallel_state.get_data_parallel_group()
     for chunk in policy.model:
         for bucket in (bucket for buffer in chunk.buffers for bucket in buffer.buckets):
@@ -178,6 +191,9 @@ LAYOUTS = {
     "shared prompts": ({}, 4096),
     "shared prompts, tp2 pp2, full recomputation": ({"tensor": 2, "pipeline": 2, "sequence": True}, 128),
     "shared prompts, pp2 dp2": ({"pipeline": 2, "data": 2}, 128),
+    "float32 head, tp2": ({"tensor": 2}, 256),
+    "float32 head, pp2 dp2": ({"pipeline": 2, "data": 2}, 128),
+    "float32 head, tp2 pp2, full recomputation": ({"tensor": 2, "pipeline": 2, "sequence": True}, 128),
 }
 
 
@@ -188,24 +204,55 @@ LAYOUTS = {
         (layout, family)
         for layout in ("tp2, sequence parallel", "pp2 dp2", "shared prompts")
         for family in ("qwen2", "qwen3")
-    ],
+    ]
+    + [(layout, "qwen2") for layout in LAYOUTS if "float32 head" in layout],  # tied
 )
 def test_gradients_equal_transformers_in_every_layout(folders, references, layout, family):
     parallel, limit = LAYOUTS[layout]
     world = ParallelConfig(**parallel).world_size
     recompute = next((choice for choice in ("selective", "full") if f"{choice} recomputation" in layout), "none")
     overlap, share_prompts = "overlapped" in layout, "shared prompts" in layout
-    ranks = spawn(gradients, world, folders[family], parallel, limit, overlap, recompute, share_prompts)
+    head = "float32" if "float32 head" in layout else "model"
+    data = parallel.get("data", 1)
+    batches = [pack(sequences(), limit, rank, data, share_prompts) for rank in range(data)]
+    ranks = spawn(gradients, world, folders[family], parallel, batches, overlap, recompute, head)
     logprobs, expected = references[family]
     found, metrics = ranks[0]
+    assert_close(found, expected)
+    assert metrics["tokens"] == TOKENS
+    assert metrics["logprob_min"] == pytest.approx(float(torch.cat(list(logprobs.values())).min()), abs=1e-5)
+    assert all(other == metrics for _, other in ranks)
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     norm = torch.stack([g.norm() for g in expected.values()]).norm()
     error = torch.stack([(found[name].double() - g).norm() for name, g in expected.items()]).norm()
     assert error < 1e-5 * norm
     for name, gradient in expected.items():
         assert (found[name].double() - gradient).norm() < 1e-4 * gradient.norm(), name
-    assert metrics["tokens"] == TOKENS
-    assert metrics["logprob_min"] == pytest.approx(float(torch.cat(list(logprobs.values())).min()), abs=1e-5)
+
+
+def with_responses_in(part: str) -> list[TrainSequence]:
+    """Of a row of 256 tokens, of which each of two sequence-parallel ranks holds a half."""
+    first, second, *_ = sequences()
+    long = TrainSequence([7] * 130 + first.prompt_ids, second.response_ids, advantage=0.4)
+    across = TrainSequence([5] * 120, (second.response_ids * 3)[:20], advantage=-0.3)
+    return {"the first": [first, second], "the second": [long], "both": [across], "none": []}[part]
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("pipeline", [1, 2])
+def test_gradients_whichever_sequence_parallel_ranks_hold_the_rows_that_count(folders, pipeline, recompute):
+    # Logits are computed at these rows alone, of which a rank may hold all, some or none.
+    parts = ("the first", "none", "the second", "both", "the second", "none")
+    batches = [[lay_out([[s] for s in with_responses_in(part)], 256) for part in parts]]
+    parallel = {"tensor": 2, "pipeline": pipeline, "sequence": True}
+    ranks = spawn(gradients, 2 * pipeline, folders["qwen3"], parallel, batches, False, recompute)
+    trained = [s for part in parts for s in with_responses_in(part)]
+    found, metrics = ranks[0]
+    assert_close(found, reference(folders["qwen3"], trained)[1])
+    assert metrics["tokens"] == sum(len(s.response_ids) for s in trained)
     assert all(other == metrics for _, other in ranks)
 
 

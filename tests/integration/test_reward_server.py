@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,12 +19,12 @@ import pytest
 
 from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.rewards.connections import raise_file_limit
+from alphamed_nemo.open_files import raise_file_limit
 from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rewards.rule import score_all
 from alphamed_nemo.rewards.score import RewardError, RewardItem
 from alphamed_nemo.rewards.server import parse_arguments
-from tests.integration.hostile import ITEM, KEY, besiege, free_port, items, start_server, stop_server
+from tests.integration.hostile import ITEM, KEY, besiege, free_port, http, items, start_server, stop_server
 
 QUESTION = Question("q", "own", "Which?", ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol"), "C")
 OPTIONS = ("Aspirin", "Warfarin", "Ibuprofen", "Metoprolol")
@@ -259,6 +260,25 @@ def test_passing_failures_are_retried_and_nothing_is_made_up(failures):
     with RewardClient(server.url, RewardConfig(retries=3, request_timeout_s=5.0)) as client:
         (score,) = client.score([RewardItem(r"\boxed{C}", "C", OPTIONS)])
         assert (score.reward, client.retried, client.failures) == (1.0, len(failures), 0)
+
+
+def test_a_full_server_asks_for_time_and_the_client_gives_it(start, monkeypatch):
+    """Its own 429: bodies that do not come to an end fill its budget of bytes, until their clients leave."""
+    server = start("--max-body-bytes", "20000")  # and four times as much of all bodies together
+    pauses: list[float] = []
+    with ExitStack() as slow:
+        for _ in range(4):
+            connection = slow.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(http(b"x" * 19_990, head="Content-Length: 19999\r\n"))
+        while (refused := httpx.post(f"{server.url}/score", content=items(ITEM))).status_code == 200:
+            pass  # it has not read all of them yet
+        assert refused.status_code == 429 and refused.headers["Retry-After"] == "1"
+        assert refused.json() == {"detail": "more than 80000 bytes in flight; try again later"}
+        monkeypatch.setattr(time, "sleep", lambda pause_s: (pauses.append(pause_s), slow.close()))
+        with RewardClient(server.url, RewardConfig()) as client:
+            (score,) = client.score([RewardItem(r"\boxed{C}", "C", OPTIONS)])
+            assert (score.reward, client.retried, client.failures) == (1.0, len(pauses), 0)
+    assert pauses and min(pauses) >= 1.0  # no less than the server asked for
 
 
 def answering(**changed: object) -> bytes:

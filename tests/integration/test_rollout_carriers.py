@@ -1,4 +1,5 @@
-"""On the CUDA carriers, too, only a whole and right update is ever served; shown without CUDA (refit_carriers.py)."""
+"""On carriers that load as they receive, too, only a whole and right update is ever served; NCCL and CUDA IPC are shown
+without CUDA (refit_carriers.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.refit_carriers import BROKEN_AT
+from tests.integration.refit_carriers import BROKEN_AT, CARRIERS
 
 CLOSE = 1e-4  # nats; one stale weight moves log-probs by more than 0.05
 SAYS = {
@@ -32,7 +33,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return json.loads(Path(output).read_text())
 
 
-@pytest.mark.parametrize("carrier", ["nccl", "ipc"])
+@pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize(
     ("announced", "says"), [("one", "missing: "), ("none", "missing: "), ("turned", "another shape")]
 )
@@ -41,7 +42,7 @@ def test_an_update_announced_as_less_or_other_than_is_served_changes_nothing(fou
     assert found[carrier]["after"][f"announced {announced}"] == 0.0
 
 
-@pytest.mark.parametrize("carrier", ["nccl", "ipc"])
+@pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("kind", list(SAYS))
 def test_a_part_of_an_update_is_never_served_and_the_next_refit_is_exact(found, carrier, kind):
     """The program asserts that the server stays paused in between."""
@@ -49,13 +50,13 @@ def test_a_part_of_an_update_is_never_served_and_the_next_refit_is_exact(found, 
     assert found[carrier]["after"][kind] < CLOSE
 
 
-@pytest.mark.parametrize("carrier", ["nccl", "ipc"])
+@pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("kind", list(SAYS))
 def test_the_engine_refuses_what_the_trainer_did_not_check(found, carrier, kind):
     assert SAYS[kind] in found[carrier]["refused"][f"{kind}, by the engine"]
     assert found[carrier]["after"][f"{kind}, by the engine"] == 0.0
 
 
-@pytest.mark.parametrize("carrier", ["nccl", "ipc"])
+@pytest.mark.parametrize("carrier", CARRIERS)
 def test_finishing_an_update_that_carried_nothing_is_an_error(found, carrier):
     assert "the weights have not changed" in found[carrier]["past the trainer"]

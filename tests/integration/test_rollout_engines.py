@@ -35,34 +35,34 @@ def tokens_by_engine(server: ServedModel) -> dict[str, float]:
 
 
 def test_a_refit_reaches_both_engines(server: ServedModel):
-    client = server.client()
-    transfer = WeightTransfer(server.url, server.api_key, server.cfg.rollout, read_manifest(server.path))
+    pool = server.pool()
+    transfer = WeightTransfer(server.connections(), server.cfg.rollout, read_manifest(server.path))
     for version, seed in ((1, 1), (2, 2)):
         new = load(server.path, changed_by=0.02, seed=seed)
         transfer.refit(new.named_parameters(), version)
-        assert check_served_weights(client, [(IDS, logprobs(new, IDS))], CLOSE) < CLOSE
-        groups = client.generate([IDS, IDS[:50]], n=2, max_new_tokens=6, seed=version)
+        assert check_served_weights(pool, [(IDS, logprobs(new, IDS))], CLOSE) < CLOSE
+        groups = pool.generate([IDS, IDS[:50]], n=2, max_new_tokens=6, seed=version)
         for group, prompt in zip(groups, (IDS, IDS[:50]), strict=True):
             for rollout in group:
-                expected = logprobs(new, prompt + rollout.response_ids)[len(prompt) - 1 :]
-                assert rollout.logprobs == pytest.approx(expected, abs=CLOSE)
+                expected = logprobs(new, prompt + rollout.response_ids.tolist())[len(prompt) - 1 :]
+                assert rollout.logprobs.tolist() == pytest.approx(expected, abs=CLOSE)
     spoilt = [pair for pair in load(server.path).named_parameters() if pair[0] != "model.norm.weight"]
     with pytest.raises(RolloutError, match="1 missing: model.norm.weight"):
         transfer.refit(iter(spoilt), 3)
-    check_served_weights(client, [(IDS, logprobs(new, IDS))], CLOSE)
+    check_served_weights(pool, [(IDS, logprobs(new, IDS))], CLOSE)
     transfer.close()
 
 
 def test_requests_are_shared_evenly_and_the_answers_do_not_depend_on_the_engine(server: ServedModel):
-    client = server.client()
+    pool = server.pool()
     prompts = [[1, *range(30 + i, 60 + i)] for i in range(8)]
     before = tokens_by_engine(server)
     seeds = list(range(100, 900, 100))
-    groups = client.generate(prompts, n=4, max_new_tokens=8, seed=seeds)
+    groups = pool.generate(prompts, n=4, max_new_tokens=8, seed=seeds)
     after = tokens_by_engine(server)
     sampled = sum(len(rollout.response_ids) for group in groups for rollout in group)
     made = {engine: after[engine] - before[engine] for engine in after}
     assert sum(made.values()) == sampled
     assert len(made) == 2 and max(made.values()) <= 0.75 * sampled
-    again = client.generate(prompts[::-1], n=4, max_new_tokens=8, seed=seeds[::-1])[::-1]
+    again = pool.generate(prompts[::-1], n=4, max_new_tokens=8, seed=seeds[::-1])[::-1]
     assert [[r.response_ids for r in group] for group in again] == [[r.response_ids for r in g] for g in groups]

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from alphamed_nemo.rollout import refit
 from alphamed_nemo.rollout.carriers import shared_memory
-from alphamed_nemo.rollout.carriers.cuda import nccl_init_info, update_info
 from alphamed_nemo.rollout.check import check_served_weights
-from alphamed_nemo.rollout.client import RolloutClient, RolloutError
+from alphamed_nemo.rollout.pool import RolloutError, RolloutPool
+from alphamed_nemo.rollout.receivers import Receivers
 from alphamed_nemo.rollout.refit import WeightTransfer
 from alphamed_nemo.rollout.update_manifest import Manifest, read_manifest
 from tests.integration.conftest import ServedModel
@@ -40,48 +40,48 @@ def logprobs(model, ids: list[int]) -> list[float]:
 
 
 @pytest.fixture
-def client(rollout_server: ServedModel) -> RolloutClient:
-    return rollout_server.client()
+def pool(rollout_server: ServedModel) -> RolloutPool:
+    return rollout_server.pool()
 
 
 @pytest.fixture
 def transfer(rollout_server: ServedModel) -> Iterator[WeightTransfer]:
     """A transfer to the shared server, which gets its first weights back afterwards."""
     manifest = replace(read_manifest(rollout_server.path), dtype="float32")
-    transfer = WeightTransfer(rollout_server.url, rollout_server.api_key, rollout_server.cfg.rollout, manifest)
+    transfer = WeightTransfer(rollout_server.connections(), rollout_server.cfg.rollout, manifest)
     yield transfer
     transfer.refit(load(rollout_server.path).named_parameters(), version=0)
     transfer.close()
 
 
 def test_a_refit_serves_the_new_weights_under_their_version(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer
 ):
     new = load(rollout_server.path, changed_by=0.02)
-    check_served_weights(client, [(IDS, logprobs(load(rollout_server.path), IDS))], 1e-5)
+    check_served_weights(pool, [(IDS, logprobs(load(rollout_server.path), IDS))], 1e-5)
     stats = transfer.refit(new.named_parameters(), version=7)
     assert stats.bytes == sum(weight.numel() * 4 for weight in new.parameters())
     assert stats.tensors == len(list(new.parameters()))
-    check_served_weights(client, [(IDS, logprobs(new, IDS))], 1e-5)
-    assert client.weight_version() == 7
-    (group,) = client.generate([IDS], n=2, max_new_tokens=6, seed=1)
+    check_served_weights(pool, [(IDS, logprobs(new, IDS))], 1e-5)
+    assert pool.weight_version() == 7
+    (group,) = pool.generate([IDS], n=2, max_new_tokens=6, seed=1)
     assert {rollout.weight_version for rollout in group} == {7}
 
 
 def test_sampling_after_a_refit_does_not_read_the_old_weights_prefix_cache(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer
 ):
-    client.generate([IDS], n=2, max_new_tokens=2)  # fills the cache with the old weights' keys and values
+    pool.generate([IDS], n=2, max_new_tokens=2)  # fills the cache with the old weights' keys and values
     new = load(rollout_server.path, changed_by=0.02, seed=2)
     transfer.refit(new.named_parameters(), version=1)
-    (group,) = client.generate([IDS], n=2, max_new_tokens=6, seed=1)
+    (group,) = pool.generate([IDS], n=2, max_new_tokens=6, seed=1)
     for rollout in group:
-        expected = logprobs(new, IDS + rollout.response_ids)[len(IDS) - 1 :]
-        assert rollout.logprobs == pytest.approx(expected, abs=1e-5)
+        expected = logprobs(new, IDS + rollout.response_ids.tolist())[len(IDS) - 1 :]
+        assert rollout.logprobs.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_segment_that_grows_or_is_another_one_is_mapped_anew(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer, monkeypatch: pytest.MonkeyPatch
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(shared_memory, "GROWTH", 8192)  # the embedding alone is 128 KiB
     for seed in (3, 4):
@@ -91,22 +91,22 @@ def test_a_segment_that_grows_or_is_another_one_is_mapped_anew(
             transfer.refit(iter(some), version=96)
         new = load(rollout_server.path, changed_by=0.02, seed=seed)
         transfer.refit(new.named_parameters(), version=seed)
-        check_served_weights(client, [(IDS, logprobs(new, IDS))], 1e-5)
+        check_served_weights(pool, [(IDS, logprobs(new, IDS))], 1e-5)
 
 
 def test_a_tensor_beyond_the_segment_is_refused_and_the_old_weights_serve(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer, monkeypatch: pytest.MonkeyPatch
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer, monkeypatch: pytest.MonkeyPatch
 ):
     update = transfer.sender._update
 
-    def beyond(tensors: list[list], **flags: bool) -> None:
-        update([[*rest, start + (1 << 40)] for *rest, start in tensors], **flags)
+    def beyond(tensors: list[list]) -> None:
+        update([[*rest, start + (1 << 40)] for *rest, start in tensors])
 
     monkeypatch.setattr(transfer.sender, "_update", beyond)
     with pytest.raises(RolloutError, match="lies at bytes"):
         transfer.refit(load(rollout_server.path, changed_by=0.02).named_parameters(), version=95)
     monkeypatch.undo()
-    check_served_weights(client, [(IDS, logprobs(load(rollout_server.path), IDS))], 1e-5)
+    check_served_weights(pool, [(IDS, logprobs(load(rollout_server.path), IDS))], 1e-5)
 
 
 def broken_updates() -> dict[str, tuple]:
@@ -137,28 +137,28 @@ class Unchecked:
 @pytest.mark.parametrize("kind", list(broken_updates()))
 def test_an_incomplete_or_wrong_update_is_refused_and_the_old_weights_serve(
     rollout_server: ServedModel,
-    client: RolloutClient,
+    pool: RolloutPool,
     transfer: WeightTransfer,
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
     spoil, message = broken_updates()[kind]
     old = load(rollout_server.path)
-    version = client.weight_version()
+    version = pool.weight_version()
     weights = spoil(list(load(rollout_server.path, changed_by=0.02).named_parameters()))
     for checked_by in ("trainer", "engine"):
         if checked_by == "engine":
             monkeypatch.setattr(refit, "_Checked", Unchecked)
         with pytest.raises(RolloutError, match=message):
             transfer.refit(iter(weights), version=99)
-        check_served_weights(client, [(IDS, logprobs(old, IDS))], 1e-5)
-        assert client.weight_version() == version
-    (group,) = client.generate([IDS], max_new_tokens=4)  # the engine is not left paused
+        check_served_weights(pool, [(IDS, logprobs(old, IDS))], 1e-5)
+        assert pool.weight_version() == version
+    (group,) = pool.generate([IDS], max_new_tokens=4)  # the engine is not left paused
     assert len(group) == 1
 
 
 def test_an_error_in_the_trainer_ends_the_update_and_the_next_refit_works(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer
 ):
     def failing():
         yield from list(load(rollout_server.path, changed_by=0.02).named_parameters())[:3]
@@ -166,63 +166,51 @@ def test_an_error_in_the_trainer_ends_the_update_and_the_next_refit_works(
 
     with pytest.raises(ZeroDivisionError, match="in the trainer"):
         transfer.refit(failing(), version=98)
-    check_served_weights(client, [(IDS, logprobs(load(rollout_server.path), IDS))], 1e-5)
+    check_served_weights(pool, [(IDS, logprobs(load(rollout_server.path), IDS))], 1e-5)
     new = load(rollout_server.path, changed_by=0.02, seed=4)
     transfer.refit(new.named_parameters(), version=3)
-    check_served_weights(client, [(IDS, logprobs(new, IDS))], 1e-5)
+    check_served_weights(pool, [(IDS, logprobs(new, IDS))], 1e-5)
 
 
 def test_an_update_that_never_arrived_is_caught(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer
 ):
     """The trainer has moved by one small step; the server still holds the weights before it."""
     moved = load(rollout_server.path, changed_by=1e-3)
     with pytest.raises(RolloutError, match="it holds other weights"):
-        check_served_weights(client, [(IDS, logprobs(moved, IDS))], 1e-5)
+        check_served_weights(pool, [(IDS, logprobs(moved, IDS))], 1e-5)
     transfer.refit(moved.named_parameters(), version=4)
-    assert check_served_weights(client, [(IDS, logprobs(moved, IDS))], 1e-5) < 1e-5
+    assert check_served_weights(pool, [(IDS, logprobs(moved, IDS))], 1e-5) < 1e-5
 
 
 def test_a_refit_ends_the_update_that_a_dead_trainer_left_open(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer
 ):
-    transfer.sender.open()
-    transfer.connection.call("POST", "/start_weight_update", "a start")
+    receivers = Receivers(transfer.connections)
+    transfer.sender.open(receivers)
+    receivers.call("POST", "/start_weight_update", "a start")
     transfer.sender.close()
     new = load(rollout_server.path, changed_by=0.02, seed=5)
     transfer.refit(new.named_parameters(), version=6)
-    check_served_weights(client, [(IDS, logprobs(new, IDS))], 1e-5)
+    check_served_weights(pool, [(IDS, logprobs(new, IDS))], 1e-5)
 
 
 def test_finishing_without_an_update_is_an_error_and_leaves_the_version(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer
 ):
-    version = client.weight_version()
+    version = pool.weight_version()
     transfer.sender.send = lambda weights: 0  # a carrier that loses everything
     with pytest.raises(RolloutError, match="the weights have not changed"):
         transfer.refit(iter([]), version=97)
-    assert client.weight_version() == version
+    assert pool.weight_version() == version
     del transfer.sender.send
 
 
 def test_weights_that_change_while_rollouts_are_drawn_are_noticed(
-    rollout_server: ServedModel, client: RolloutClient, transfer: WeightTransfer
+    rollout_server: ServedModel, pool: RolloutPool, transfer: WeightTransfer
 ):
-    stream = client.stream([[1, 40 + i] for i in range(8)], max_new_tokens=4)
+    stream = pool.stream([[1, 40 + i] for i in range(8)], max_new_tokens=4)
     next(stream)
     transfer.refit(load(rollout_server.path, changed_by=0.02).named_parameters(), version=5)
     with pytest.raises(RolloutError, match="weights changed from version 0 to 5"):
         list(stream)
-
-
-def test_the_cuda_engines_accept_these_arguments():
-    """vLLM's own dataclasses take them by keyword, so a renamed field shows here and not on a cluster."""
-    from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferInitInfo
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo, NCCLWeightTransferUpdateInfo
-
-    info = update_info([("a", torch.zeros(2, 3, dtype=torch.bfloat16)), ("b", torch.zeros(4))])
-    parsed = NCCLWeightTransferUpdateInfo(**info)
-    assert (parsed.names, parsed.dtype_names, parsed.shapes) == (["a", "b"], ["bfloat16", "float32"], [[2, 3], [4]])
-    joined = NCCLWeightTransferInitInfo(**nccl_init_info("10.0.0.1", 1234, workers=8))
-    assert (joined.rank_offset, joined.world_size, joined.packed) == (1, 9, False)
-    assert IPCWeightTransferInitInfo(**{"packed": False}).packed is False

@@ -50,9 +50,9 @@ def test_log_probs_in_bfloat16_are_as_near_to_float64_as_transformers_are(
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     with served(model, tmp_path, dtype="bfloat16") as server:
-        client = server.client()
-        found = torch.tensor([client.prompt_logprobs(ids) for ids in IDS]).double()
-        client.close()
+        pool = server.pool()
+        found = torch.tensor([pool.clients[0].prompt_logprobs(ids) for ids in IDS]).double()
+        pool.close()
     assert "do not round to bfloat16" in server.log.read_text()
     # 0.95 where everything is rounded; 1.15 where only the norms are, 1.7 where nothing is
     assert (found - exact).square().mean().sqrt() < 1.05 * (rounded - exact).square().mean().sqrt()

@@ -19,8 +19,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.export.shards import plan, write_shards
 from alphamed_nemo.plan.prediction import make_plan
 from alphamed_nemo.plan.sizes import SHIPPED, load_model
-from alphamed_nemo.policy.weights import hf_shapes
-from alphamed_nemo.policy.weights.table import Entry, WeightTable
+from alphamed_nemo.policy.weights.table import Entry, WeightTable, hf_shapes
 from tests.memory import peak_resident, resident
 
 NAME = "Llama-3.1-8B-Instruct"

@@ -9,9 +9,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alphamed_nemo.config import ModelConfig, ParallelConfig
+from alphamed_nemo.plan.refit_time import everywhere, on_rank0
 from alphamed_nemo.policy.model import build_model
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.policy.weights import hf_shapes, load_hf, stream_hf
+from alphamed_nemo.policy.weights.everywhere import stream_everywhere
+from alphamed_nemo.policy.weights.load import load_hf
+from alphamed_nemo.policy.weights.stream import stream_hf
+from alphamed_nemo.policy.weights.table import hf_shapes
 from tests.spawn import spawn
 from tests.tiny_hf import CONFIGS, megatron_logits, write_model
 
@@ -47,7 +51,8 @@ def through_megatron(parallel, folders):
             with torch.no_grad():
                 expected = torch.cat([reference(torch.tensor([sequence])).logits[0] for sequence in SEQUENCES])
             difference = (logits - expected).abs().max().item()
-        results[name] = difference, list(stream_hf(chunks, config))
+        everywhere = [list(stream_everywhere(chunks, config, bucket_bytes=size)) for size in (1, 30_000, 2**30)]
+        results[name] = difference, list(stream_hf(chunks, config)), everywhere
     return results
 
 
@@ -69,6 +74,9 @@ def test_logits_and_weights_of_every_family(layout, folders):
             assert tensor.dtype == stored[key].dtype and torch.equal(tensor, stored[key]), f"{name}: {key}"
         for rank in ranks[1:]:
             assert rank[name][1] == [(key, None) for key, _ in streamed], name
+        for found in (found for rank in ranks for found in rank[name][2]):
+            assert [key for key, _ in found] == [key for key, _ in streamed], name
+            assert all(torch.equal(tensor, stored[key]) for key, tensor in found), name
 
 
 def streamed_while_training(folder):
@@ -79,18 +87,20 @@ def streamed_while_training(folder):
     chunks = build_model(config, ModelConfig(path=folder, dtype="float32"), parallel)
     load_hf(chunks, config, folder)
     kept = list(stream_hf(chunks, config, dtype=torch.bfloat16))
+    everywhere = list(stream_everywhere(chunks, config, dtype=torch.bfloat16, bucket_bytes=10_000))
     dist.barrier()
     with torch.no_grad():
         for parameter in chunks[0].parameters():
             parameter.fill_(7.0)
     again = list(stream_hf(chunks, config))
-    return kept, again
+    return kept, again, everywhere
 
 
 def test_streamed_tensors_are_copies_in_the_type_asked_for(folders):
-    kept, again = spawn(streamed_while_training, 4, folders["qwen2"])[0]
+    ranks = spawn(streamed_while_training, 4, folders["qwen2"])
+    kept, again, _ = ranks[0]
     stored = load_file(f"{folders['qwen2']}/model.safetensors")
-    for name, tensor in kept:
+    for name, tensor in (*kept, *(pair for rank in ranks for pair in rank[2])):
         assert torch.equal(tensor, stored[name].bfloat16()), name
     for name, tensor in again:
         assert (tensor == 7.0).all(), name
@@ -157,3 +167,48 @@ def test_folder_of_many_files(tmp_path):
     parallel = ParallelConfig(tensor=2)
     ranks = spawn(through_megatron, 2, parallel, {"qwen3": str(folder)})
     assert ranks[0]["qwen3"][0] < 1e-5
+
+
+def bytes_received(folder):
+    """Of this rank, by what it takes part in: for the form on every rank from its tensor-parallel group and from other
+    stages, for the form on rank 0 from its own stage and from others."""
+    parallel = LAYOUTS["tp2-pp2"]
+    initialize(parallel)
+    config = AutoConfig.from_pretrained(folder)
+    chunks = build_model(config, ModelConfig(path=folder, dtype="float32"), parallel)
+    stage_of_last = dist.get_world_size() // parallel.pipeline
+    found = {"tensor": 0, "stages": 0, "own stage": 0, "other stages": 0}
+    gather, broadcast, irecv = dist.all_gather_into_tensor, dist.broadcast, dist.irecv
+
+    def counted_gather(whole, own, group):
+        found["tensor"] += (len(whole) - len(own)) * 4
+        return gather(whole, own, group=group)
+
+    def counted_broadcast(whole, src, group, async_op):
+        found["stages"] += len(whole) * 4 if dist.get_rank() != src else 0
+        return broadcast(whole, src, group, async_op=async_op)
+
+    def counted_irecv(buffer, src, group):
+        found["own stage" if src < stage_of_last else "other stages"] += len(buffer) * 4
+        return irecv(buffer, src=src, group=group)
+
+    dist.all_gather_into_tensor, dist.broadcast, dist.irecv = counted_gather, counted_broadcast, counted_irecv
+    for _ in stream_everywhere(chunks, config, bucket_bytes=20_000):
+        pass
+    for _ in stream_hf(chunks, config):
+        pass
+    return found
+
+
+def test_the_plan_counts_the_bytes_that_each_rank_receives(folders):
+    ranks = spawn(bytes_received, 4, folders["llama"])
+    size = sum(tensor.numel() * 4 for tensor in load_file(f"{folders['llama']}/model.safetensors").values())
+    # Norms are on every tensor-parallel rank and travel twice; embedding and head are not of one size with a stage.
+    close = {"rel": 0.05}
+    planned = everywhere(size, tensor=2, pipeline=2)
+    assert ranks[0]["tensor"] + ranks[2]["tensor"] == pytest.approx(planned.tensor, **close)
+    assert ranks[0]["stages"] + ranks[2]["stages"] == pytest.approx(planned.stages, **close)
+    planned = on_rank0(size, tensor=2, pipeline=2)
+    assert ranks[0]["own stage"] == pytest.approx(planned.tensor, **close)
+    assert ranks[0]["other stages"] == pytest.approx(planned.stages, **close)
+    assert all(rank["own stage"] + rank["other stages"] == 0 for rank in ranks[1:])

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count
 from pathlib import Path
 
 import pytest
-import torch
 
-from alphamed_nemo.policy.checkpoint import manifest
+from tests.metrics_rows import timeless
 from tests.slurm.lab import Job, Lab
-from tests.slurm.runs import START_S, metrics, nothing_runs, submit
+from tests.slurm.runs import (
+    START_S,
+    WANTED,
+    contents,
+    let_it_end_at,
+    metrics,
+    newest,
+    nothing_runs,
+    open_ended,
+    submit,
+)
 
 REQUEUES = 3
 ATTEMPT_S = 900.0  # more than any limit that comes to be
@@ -21,10 +29,6 @@ LIMITS = ["--time=00:04:00", "--signal=B:USR1@150"]
 # Weights that move to the last step, and surplus groups whose questions are carried from step to step.
 WORDS = ["grpo.dynamic_sampling=true", "grpo.max_sampling_rounds=100", "grpo.samples_per_question=4"]
 WORDS += ["rollout.max_new_tokens=48", "optim.lr=3e-5"]
-
-
-def newest(run: Path) -> int:
-    return max((int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*")), default=0)
 
 
 def ended(job: Job, attempts: int) -> bool:
@@ -38,34 +42,12 @@ def ended(job: Job, attempts: int) -> bool:
     return job.state == "COMPLETED"
 
 
-def timeless(row: dict) -> dict:
-    return {name: value for name, value in row.items() if not name.startswith(("timing/", "throughput/"))}
-
-
-def contents(checkpoint: Path) -> dict[str, object]:
-    """All that a checkpoint restores: checksums of tensors and random states, and the rest by value.
-
-    Left out: .metadata, in which torch writes a random id, and the mean reward since the last checkpoint, which is
-    another one for each.
-    """
-    files = manifest.read(checkpoint)["files"]
-    found: dict[str, object] = {name: file["sha256"] for name, file in files.items() if name.endswith(".distcp")}
-    found["rng"] = files["rng.pt"]["sha256"]
-    found["common"] = torch.load(checkpoint / "common.pt", weights_only=False)
-    state = json.loads((checkpoint / "state.json").read_text())
-    del state["reward"]
-    return found | state
-
-
 @pytest.mark.nightly
 def test_a_run_of_many_requeues_is_the_run_that_was_never_interrupted(lab: Lab, questions: Path) -> None:
     # No machine takes 10,000 steps in a minute, so every attempt meets its limit. Once that has happened often enough,
-    # the run is given an end (the number of steps is read anew in each attempt).
-    site, run = lab.folder / "short.env", lab.folder / "runs" / "limited"
-    usual = Path(lab.env["ALPHAMED_SITE"]).read_text()
-    site.write_text(f"{usual}WANTED_STEPS=10000\n")
-    wanted = "'${oc.decode:${oc.env:WANTED_STEPS}}'"
-    limited = submit(lab, questions, "limited", *LIMITS, *WORDS, steps=wanted, ALPHAMED_SITE=str(site))
+    # the run is given an end.
+    site, run = open_ended(lab, "limited"), lab.folder / "runs" / "limited"
+    limited = submit(lab, questions, "limited", *LIMITS, *WORDS, steps=WANTED, ALPHAMED_SITE=str(site))
     saved = requeues = 0
     for attempts in count(1):
         if ended(limited, attempts):
@@ -75,7 +57,7 @@ def test_a_run_of_many_requeues_is_the_run_that_was_never_interrupted(lab: Lab, 
         else:
             saved, requeues = newest(run), requeues + 1
             if requeues == REQUEUES:
-                site.write_text(f"{usual}WANTED_STEPS={saved + 2}\n")
+                let_it_end_at(site, saved + 2)
         limited.restart()
 
     steps = newest(run)

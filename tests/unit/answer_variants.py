@@ -41,6 +41,10 @@ STATED = (
     "All of the statements are true except {0}.",
     "The exception is option {0}.",
     "So ({2}) is true, and the false statement is ({0}).",
+    "Therefore, $C$ and $D$ are equal, and the answer is ({0}).",
+    "So $d$ is even. The answer is ({0}), that is {1}.",
+    "The answer is ({0}). {5} does not fit this.",
+    "The answer is ({0}), since {5} is worse.",
     '{{"reasoning": "x if y or if z.", "answer": "{0}"}}',
     "The final answer is \\boxed{{{0}}}.",
 )
@@ -50,6 +54,10 @@ GOES_ON = (
     "",
     "\n\nQuestion: Which drug comes next?\nA. Gold\nB. Iron\nAnswer: {0}",
     "\n\nQuestion 2: And this?\nThe answer is {0}.",
+    "\n\nQ. And this one?\nThe answer is {0}.",
+    "\n* Q: And this one?\n* A: The answer is {0}.",
+    "\n\n- **Q3:** And this one?\n- Answer: {0}",
+    "\n\n4) Q) And this one?\nAnswer: {0}",
     "\n\nA 30-year-old man has a rash. What is it?\nA. Measles\nB. Mumps\nC. Scabies\nAnswer: {0}",
     "\n\nHuman: And this one?\n\nAssistant: The answer is {0}.",
     "<|im_end|>\n<|im_start|>user\nNext<|im_end|>\n<|im_start|>assistant\nAnswer: {0}",
@@ -106,6 +114,24 @@ UNSTATED = (
     "The answer is ({0}",
     "The answer is not {0}.",
     "The incorrect statement is not {0}.",
+    "The answer is ({0}) {5}.",
+    "The answer is ({0}) {5}. It fits best.",
+    "The correct answer is {0}. {5}.",
+    "**Answer: {0}) {5}**\n\nIt is seen most often.",
+    "The answer is ({0}), {5}, as it fits.",
+    "I choose {0}: {5}.",
+    "The answer is option {0}, which is {5}.",
+    "Therefore, ({0}) - {5}.",
+    '{{"answer": "{0}. {5}"}}',
+    "Option {0}, {5}, is the correct answer.",
+    "So ${6}$ and ${7}$ are even.",
+    "Thus \\({6}\\) divides \\({7}\\), and the sum grows.",
+    "Therefore, ${0}$ and ${2}$ are parallel.",
+    "Hence ${6}$ must be odd.",
+    "We choose ${6}$ such that it is even.",
+    "This is ${6}$, the speed of sound.",
+    "so {6}, the distance, grows with time",
+    "So the result is ${6}$, which we know.",
     "\\boxed{{{0} = 4}}",
     "\\boxed{{\\neg {0}}}",
     "\\boxed{{{0} → {2}}}",
@@ -133,7 +159,9 @@ def _reasoning(rng: random.Random) -> str:
 
 def _filled(rng: random.Random, template: str, options: tuple[str, ...], letter: str) -> str:
     other = rng.choice(LETTERS.replace(letter, ""))
-    return template.format(letter, options[LETTERS.index(letter)], other, options[0], options[1])
+    text_of = dict(zip(LETTERS, options, strict=True))
+    small = (letter.lower(), other.lower())
+    return template.format(letter, text_of[letter], other, options[0], options[1], text_of[other], *small)
 
 
 def _stated(rng: random.Random) -> Variant:

@@ -14,17 +14,21 @@ import pytest
 
 from alphamed_nemo import devices
 from alphamed_nemo.cli import recipe as recipe_top
+from alphamed_nemo.cli.arguments import check_arguments
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_run, check_training
-from alphamed_nemo.cli.recipe import check_overrides
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.limits import check_values
-from alphamed_nemo.data.io import read_questions
+from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.io import read_questions, write_questions
 from alphamed_nemo.data.sources import SourceConfig, loader_of
+from alphamed_nemo.evaluation.judge import Judge
+from alphamed_nemo.evaluation.suites import SUITES
 from alphamed_nemo.plan import layout_table as table
 from alphamed_nemo.plan.passes import count_passes
 from alphamed_nemo.plan.sizes import SHIPPED
+from alphamed_nemo.rewards.functions import check_functions
 from tests.documented import ROOT
 from tests.unit.docs_world import add_files
 
@@ -49,7 +53,7 @@ class NothingStarts:
 
 def composed(recipe: str, overrides: list[str]) -> Config:
     """As the top of a recipe does it."""
-    check_overrides(overrides)
+    check_arguments(overrides)
     cfg = recipe_top.composed(recipe, overrides)
     check_values(cfg)
     fill_derived(cfg)
@@ -99,8 +103,9 @@ def prepare_data_(cfg: Config) -> str:
             if not Path(source.path or "missing").exists():
                 group[name] = SourceConfig(set="questions", path=file, heldout=source.heldout)
     cfg.sources.deduplicate = False  # the training sets are one file here
+    cfg.data.validation_questions = min(cfg.data.validation_questions, 1)
     prepare_data(cfg)
-    assert read_questions(cfg.data.train)
+    assert read_questions(cfg.data.train if cfg.sources.train else cfg.data.heldout)
     return "run, on small files"
 
 
@@ -115,8 +120,13 @@ def label_difficulty_(cfg: Config) -> str:
 def train_grpo_(cfg: Config) -> str:
     from train_grpo import train_grpo
 
+    replayed, first = RunFolder(Path(cfg.grpo.replay)), "trainer" if cfg.grpo.replay else "vllm"
+    if cfg.grpo.replay:
+        replayed.rollouts.mkdir(exist_ok=True)
+        for step in range(1, cfg.grpo.steps + 1):
+            replayed.rollouts_of(step).touch()
     check_training(cfg)
-    with pytest.raises(Reached, match="vllm"):
+    with pytest.raises(Reached, match=first):
         train_grpo(cfg, NothingStarts())
     return "checked, to its first process"
 
@@ -129,8 +139,12 @@ def evaluate_(cfg: Config) -> str:
     if cfg.evaluate.responses:
         assert evaluate(cfg, NothingStarts()).summary.accuracy == 1.0
         return "run, on saved responses"
-    for earlier in cfg.evaluate.against:
+    for earlier in (*cfg.evaluate.against, *cfg.evaluate.compare):
         assert Path(earlier).is_file()
+    if cfg.evaluate.compare:
+        return "checked"
+    if cfg.evaluate.suite:
+        return suite_(cfg)
     if is_checkpoint(Path(cfg.evaluate.model)):
         check_model_folder(cfg.model.path, "model.path")  # the conversion is a test of its own
         return "checked"
@@ -139,6 +153,19 @@ def evaluate_(cfg: Config) -> str:
     cfg.model.path = cfg.evaluate.model
     model = check_model_folder(cfg.model.path, "evaluate.model")
     check_lengths(cfg, read_questions(cfg.evaluate.questions), cfg.evaluate.max_new_tokens, model)
+    return "checked, to its first process"
+
+
+def suite_(cfg: Config) -> str:
+    """With the same few questions in place of each prepared set."""
+    from evaluate import evaluate_suite
+
+    for name in cfg.evaluate.sets or SUITES[cfg.evaluate.suite].sets:
+        write_questions(
+            read_questions(cfg.evaluate.questions), Path(cfg.sources.out) / "evaluation" / f"{name}.parquet"
+        )
+    with pytest.raises(Reached, match="vllm"):
+        evaluate_suite(cfg, NothingStarts())
     return "checked, to its first process"
 
 
@@ -158,20 +185,21 @@ def plan_(cfg: Config) -> str:
     if not cfg.plan.table:
         print_plan(cfg)
         return "run"
-    smallest, kept = next(table.models()), (table.models, table.GPUS)
-    table.models, table.GPUS = lambda: [smallest], (8,)
+    cfg.plan.gpu = "h100"  # as the document's table
+    model, kept = next(model for model in table.models() if model.name == "Llama-3.1-8B-Instruct"), table.GPUS
+    all_models, table.models, table.GPUS = table.models, lambda: [model], (8,)
     try:
-        row = table.table(cfg).splitlines()[4]
+        row = next(line for line in table.table(cfg).splitlines() if line.startswith(f"| {model.name} | 8 |"))
     finally:
-        table.models, table.GPUS = kept
-    name, gpus, layout, *_, memory, _, _, _, _, _, seconds, _ = (cell.strip() for cell in row.strip("|").split("|"))
-    shown = next(
-        line for line in (ROOT / "docs" / "plan.md").read_text().splitlines() if line.startswith(f"| {name} | {gpus} |")
-    )
-    *_, kept_layout, kept_memory, kept_seconds = (cell.strip() for cell in shown.strip("|").split("|"))
+        table.models, table.GPUS = all_models, kept
+    _, _, layout, *_, seconds, tokens = (cell.strip() for cell in row.strip("|").split("|"))
+    page = (ROOT / "docs" / "plan.md").read_text().splitlines()
+    shown = next(line for line in page if line.startswith("| 8 | colocated |"))
+    _, _, kept_layout, _, kept_seconds, kept_tokens = (cell.strip() for cell in shown.strip("|").split("|"))
     assert kept_layout == layout, row
-    for rounded, exact in ((kept_memory, memory.split("/")[0]), (kept_seconds, seconds)):
-        assert float(rounded.split()[0]) == pytest.approx(float(exact.split()[0]), rel=0.1), row
+    for rounded, exact in ((kept_seconds, seconds), (kept_tokens, tokens)):
+        figures = (float(text.split()[0].replace(",", "")) for text in (rounded, exact))
+        assert next(figures) == pytest.approx(next(figures), rel=0.1), row
     return "run for one row, which the document has rounded"
 
 
@@ -190,6 +218,12 @@ def quickstart_(cfg: Config) -> str:
     return "checked"
 
 
+def rescore_(cfg: Config) -> str:
+    """As far as the run's files, which test_grpo_kept_rollouts.py grades."""
+    check_functions(cfg.reward)
+    return "checked up to the run's rollouts"
+
+
 def only_composed(cfg: Config) -> str:
     return "composed"
 
@@ -204,17 +238,26 @@ def chat_(cfg: Config) -> str:
     return "checked up to the model's loading"
 
 
+def judge_(cfg: Config) -> str:
+    """As far as the endpoint, which test_evaluation_judge.py stands in for."""
+    Judge(cfg.judge, "").close()
+    assert cfg.judge.questions and cfg.judge.responses
+    return "checked up to the endpoint"
+
+
 RECIPES: dict[str, Callable[[Config], str]] = {
     "prepare_data": prepare_data_,
     "label_difficulty": label_difficulty_,
     "train_grpo": train_grpo_,
     "evaluate": evaluate_,
     "report": report_,
+    "judge": judge_,
     "plan": plan_,
     "convert_to_hf": convert_to_hf_,
     "convert_from_hf": convert_from_hf_,
     "make_tiny_model": only_composed,
     "fetch_smollm2": only_composed,
     "chat": chat_,
+    "rescore": rescore_,
     "quickstart": quickstart_,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -16,7 +17,7 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
 from alphamed_nemo.plan.sizes import SHIPPED
 from alphamed_nemo.policy.checkpoint.folder import STATE
-from tests.documented import MARKDOWN, ROOT, blocks
+from tests.documented import MARKDOWN, ROOT, Block, blocks
 from tests.unit.synthetic_run import make_run
 
 REAL = "models/Llama-3.1-8B-Instruct"
@@ -79,11 +80,15 @@ grep -c "end of call" "$CALLS"
 
 
 def documented_files() -> dict[str, str]:
-    """What the documents ask a reader to write: the YAML blocks that begin with their file's name."""
+    """What the documents ask a reader to write: the YAML blocks that name their file."""
     found = (block for path in MARKDOWN for block in blocks(path) if block.language == "yaml")
-    return {
-        block.lines[0].lstrip("# "): "\n".join(block.lines) for block in found if block.lines[0].startswith("# conf/")
-    }
+    return {path: "\n".join(block.lines) for block in found if (path := documented_path(block))}
+
+
+def documented_path(block: Block) -> str:
+    """The file that a YAML block names in its first line, or in its second below Hydra's `# @package`; "" for none."""
+    named = (line.removeprefix("# ") for line in block.lines[:2] if line.startswith("# conf/"))
+    return next(named, "")
 
 
 def make_world(folder: Path) -> None:
@@ -122,7 +127,7 @@ def forget_runs(folder: Path) -> None:
     for run in (folder / "runs").iterdir():
         if run.name not in RUNS:
             shutil.rmtree(run)
-        for name in ("train", "heldout", "subset"):
+        for name in ("train", "heldout", "subset", "validation"):
             (run / "data" / f"{name}.jsonl").unlink(missing_ok=True)
 
 
@@ -165,5 +170,10 @@ def add_files(cfg: Config) -> None:
             count = max(12, cfg.grpo.questions_per_step) if path == cfg.grpo.questions else 12
             found = embedded_bank(count, 0)[0] if tiny else examination(count, path == cfg.grpo.questions)
             write_questions(found, path)
+    if cfg.validate.every and not Path(cfg.data.validation).exists():
+        others = [
+            replace(question, id=f"v{n}", stem=f"{question.stem} Why?") for n, question in enumerate(examination(4))
+        ]
+        write_questions(embedded_bank(0, 0, n_development=4)[2] if tiny else others, cfg.data.validation)
     if not Path(cfg.evaluate.model).exists():
         Path(cfg.evaluate.model).symlink_to(Path(cfg.model.path if tiny else REAL).resolve())

@@ -21,7 +21,7 @@ from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.export.base_model import BaseModel
 from alphamed_nemo.export.release import Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
-from alphamed_nemo.policy.weights import hf_shapes
+from alphamed_nemo.policy.weights.table import hf_shapes
 from alphamed_nemo.provenance import release_identity
 from tests.stand_in_checkpoint import write_checkpoint
 

@@ -50,10 +50,22 @@ def cfg(tmp_path: Path) -> Config:
 def test_it_answers_and_asks(cfg: Config, capsys: pytest.CaptureFixture[str]) -> None:
     (question,) = embedded_bank(1, 1)[1]
     write_questions([question], cfg.data.heldout)
-    chat(cfg, Terminal(["", "Which drug?", ""]))
+    terminal = Terminal(["", "Which drug?", "", "exit", "not asked"])
+    chat(cfg, terminal)
+    assert next(terminal.lines) == "not asked"
     shown = capsys.readouterr().out
     assert question.stem in shown and f"Correct: {question.answer}, {question.answer_text}" in shown
+    assert shown.startswith(f"loading PyTorch and {TINY} …\n")  # before the seconds that they take
     assert shown.count("\n") > 6 and shown.count("Type a question") == 2  # at first, and when none is left
+
+
+def test_before_any_run_it_says_what_trains_a_model(cfg: Config, tmp_path: Path) -> None:
+    cfg.run.dir, cfg.run.name = str(tmp_path), "quickstart"
+    cfg.evaluate.model = str(RunFolder.of(cfg).hf)
+    with pytest.raises(
+        ValueError, match=r"there is no trained model in .*/quickstart/hf yet: ./run quickstart trains one"
+    ):
+        chat(cfg, Terminal([]))
 
 
 def test_a_folder_that_is_not_there_is_refused(cfg: Config) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from alphamed_nemo.config import Config
+from alphamed_nemo.export.convert import _checkpoint
+from alphamed_nemo.grpo import checkpoints
+from alphamed_nemo.grpo.checkpoints import Checkpoints
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
 from alphamed_nemo.policy.checkpoint import manifest
 from tests.stand_in_checkpoint import write_checkpoint
@@ -273,6 +279,36 @@ def test_the_best_is_a_whole_one_with_a_number(tmp_path):
     assert checkpoint.best(tmp_path) == tmp_path / "step_2"
     longer(tmp_path / "step_2")
     assert checkpoint.best(tmp_path) == tmp_path / "step_1"
+
+
+def test_the_best_is_the_best_validated_one_where_any_was_validated(tmp_path):
+    for number, state in enumerate(({"validation": 0.5}, {"validation": 0.6, "reward": 0.1}, {"reward": 0.9}), start=1):
+        step(tmp_path, number, **state)
+    assert checkpoint.best(tmp_path) == tmp_path / "step_2"
+    assert checkpoint.prune(tmp_path, 1) == [tmp_path / "step_1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "comparable"), [({}, True), ({"dynamic_sampling": True}, False), ({"curriculum": "easy_first"}, False)]
+)
+def test_a_run_whose_rewards_cannot_be_compared_has_no_best_to_export(tmp_path, monkeypatch, method, comparable):
+    cfg = Config()
+    cfg.run.dir, cfg.run.name, cfg.export.checkpoint = str(tmp_path), "run", "best"
+    cfg.grpo = replace(cfg.grpo, **method)
+    exchange = SimpleNamespace(rank=0, from_rank0=lambda action: action())
+    monkeypatch.setattr(checkpoints, "identity", lambda *_: {})
+    monkeypatch.setattr(
+        checkpoint, "save", lambda _policy, folder, state: step(folder.parent, state.pop("step"), **state)
+    )
+    kept = Checkpoints(cfg, SimpleNamespace(tokenizer=None), exchange)
+    for number, reward in ((1, 0.9), (2, 0.1)):
+        kept.rewards.append(reward)
+        kept.save(number, {})
+    if comparable:
+        assert _checkpoint(cfg) == tmp_path / "run" / "checkpoints" / "step_1"
+        return
+    with pytest.raises(ValueError, match=r"^export.checkpoint: best, but no whole checkpoint in .* was validated"):
+        _checkpoint(cfg)
 
 
 def test_prune_refuses_to_remove_all(folder):

@@ -12,8 +12,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphamed_nemo.cli.arguments import CONF, check_arguments
 from alphamed_nemo.cli.dtypes import settle_dtypes
-from alphamed_nemo.cli.recipe import CONF, check_overrides, register_schema
+from alphamed_nemo.cli.recipe import register_schema
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import to_config
 
@@ -133,10 +134,12 @@ def test_every_file_holds_known_settings_of_the_right_type(path: Path) -> None:
         ["experiment=tiny", "model=tiny", "~parallel", "experiment/study=medqa_sub", "+label.mixture.medqa=3"],
         ["+exp_manager.seconds_to_sleep=1", "~grpo.steps", "--cfg", "job"],
         ["hydra.verbose=true", "++optim.lr=1e-6"],
+        ["run.name=a,b", "reward.weights=[1,2]", "evaluate.label='a,b'", "-c", "job", "--info=config", "--resolve"],
+        ["grpo.steps=1,2", "--multirun"],
     ],
 )
 def test_good_overrides_pass(arguments: list[str]) -> None:
-    check_overrides(arguments)
+    check_arguments(arguments)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +147,38 @@ def test_good_overrides_pass(arguments: list[str]) -> None:
     [
         ("grpo.stps=3", "unknown setting 'grpo.stps'; the nearest one is 'grpo.steps'"),
         ("+grpo.temperature=1", "unknown setting 'grpo.temperature'; the nearest one is 'rollout.temperature'"),
-        ("experiment/study=medqa_l7", "experiment/study: no conf/experiment/study/medqa_l7.yaml; there are .*medqa_l1"),
+        (
+            "experiment/study=medqa_l7",
+            "experiment/study: no conf/experiment/study/medqa_l7.yaml; the nearest one is medqa_l1 ",
+        ),
         ("parallel=null", "parallel: null is no choice on the command line; '~parallel' takes"),
         ("experiment=huge", "experiment: no conf/experiment/huge.yaml; there are .*tiny"),
+        ("experiment=grpo_8", r"no conf/experiment/grpo_8.yaml; the nearest one is grpo_8b \(there are grpo_3b, .*\)"),
+        ("optim.lr=1e-3,1e-4", "^optim.lr: found 1e-3,1e-4, expected one value$"),
+        ("grpo.steps=1,2", "^grpo.steps: found 1,2, expected one value$"),
+        ("reward.weights=1,2", r"^reward.weights: found 1,2, expected a list: write 'reward.weights=\[1,2\]'$"),
     ],
 )
 def test_bad_overrides_are_refused_with_what_there_is(argument: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_overrides([argument])
+        check_arguments([argument])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("grpo.steps 10", "^grpo.steps: found no value; write grpo.steps=10, without a space$"),
+        ("grpo.steps optim.lr=1", "^grpo.steps: found no value; write grpo.steps=value, without a space$"),
+        ("grpo.steps= 10", "^found '10', expected a setting such as grpo.steps=10$"),
+        ("quick", "^found 'quick', expected a setting such as grpo.steps=10$"),
+        ("--cfg job quick", "^found 'quick', expected a setting"),
+        ("--grpo.steps 10", "^--grpo.steps is no option; settings are given without dashes, as in grpo.steps=10$"),
+        ("--steps=10", "^--steps is no option; settings are given without dashes, as in grpo.steps=10$"),
+        ("--max-new-tokens 64", "^--max-new-tokens is no option; .* as in label.max_new_tokens=64$"),
+        ("--learning_rate 1e-5", "^--learning_rate is no option; .* as in grpo.steps=10$"),
+        ("-v", "^-v is no option; settings are given without dashes, as in grpo.steps=10$"),
+    ],
+)
+def test_what_is_neither_a_setting_nor_an_option_says_what_to_write(words: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_arguments(words.split())

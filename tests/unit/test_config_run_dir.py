@@ -45,7 +45,6 @@ def test_the_steps_of_the_page_are_in_the_order_in_which_they_work() -> None:
     steps = (ROOT / "docs" / "slurm.md").read_text().split("```")[1].strip().splitlines()
     words = [step.split("#")[0].strip() for step in steps]
     assert words == [
-        "cp slurm/site.env.example slurm/site.env",
         "set -a; source slurm/site.env; set +a",
         "./run prepare_data experiment=grpo_8b",
         "slurm/grpo_8b.sh --dry-run",

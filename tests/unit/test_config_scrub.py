@@ -159,7 +159,7 @@ def test_a_journal_is_its_owners(tmp_path: Path) -> None:
         ("", "exp_manager", {"wandb_logger_kwargs": {"api_key": SECRET}}, "exp_manager.wandb_logger_kwargs.api_key"),
         ("rollout", "extra_args", ["--x", "--hf-token", SECRET], r"rollout\.extra_args\[2\]"),
         ("rollout", "extra_args", [f"--hf-token={SECRET}"], r"rollout\.extra_args\[0\]"),
-        ("rollout", "url", f"https://user:{SECRET}@host", r"rollout\.url"),
+        ("rollout", "urls", ["http://host", f"https://user:{SECRET}@host"], r"rollout\.urls\[1\]"),
         ("reward", "url", f"https://user:{SECRET}@host", r"reward\.url"),
         ("rollout", "extra_args", ["--api_key=x"], "found a key, token"),
         ("rollout", "host", "0.0.0.0", "listens on all interfaces"),

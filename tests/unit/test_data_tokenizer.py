@@ -70,7 +70,7 @@ def test_templates():
 
 
 def test_unknown_template_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="data.prompt='alpha'.*alphamed, direct, tiny"):
+    with pytest.raises(ValueError, match="data.prompt='alpha'.*one of alphamed, .*direct, tiny"):
         format_prompt(QUESTION, "alpha")
 
 

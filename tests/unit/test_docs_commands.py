@@ -21,9 +21,10 @@ import pytest
 import yaml
 
 from alphamed_nemo import devices
+from alphamed_nemo.cli import arguments
 from alphamed_nemo.cli import recipe as recipe_top
+from alphamed_nemo.cli.arguments import CONF, check_arguments
 from alphamed_nemo.cli.preflight import check_training
-from alphamed_nemo.cli.recipe import CONF, check_overrides
 from alphamed_nemo.config.files import SECRETS, known_keys, to_config
 from alphamed_nemo.data.sources import LOADERS
 from alphamed_nemo.launch import slurm
@@ -31,7 +32,7 @@ from alphamed_nemo.launch.allocation import Allocation
 from alphamed_nemo.rewards.server import parse_arguments
 from tests.documented import MARKDOWN, ROOT, Block, Command, blocks, commands, name, overlooked, spans, words
 from tests.unit.docs_recipes import RECIPES, check_answers, check_passes, check_recipe, composed
-from tests.unit.docs_world import PLACEHOLDERS, add_files, documented_files, forget_runs, make_world
+from tests.unit.docs_world import PLACEHOLDERS, add_files, documented_files, documented_path, forget_runs, make_world
 
 COMMANDS = commands()
 FIRST = {command.text: command for command in reversed(COMMANDS)}  # each once, where it stands first
@@ -55,7 +56,8 @@ def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(variable)
     for secret in SECRETS.values():
         monkeypatch.setenv(secret, "key")
-    monkeypatch.setattr(recipe_top, "CONF", folder / "conf")  # ours, and what the documents ask a reader to add
+    for module in (arguments, recipe_top):
+        monkeypatch.setattr(module, "CONF", folder / "conf")  # ours, and what the documents ask a reader to add
     yield folder
     forget_runs(folder)
 
@@ -103,6 +105,11 @@ def cover(command: Command, asked: list[str], world: Path, monkeypatch: pytest.M
         return "run"
     if program in ("docker", "enroot"):
         return cover_image(asked)
+    if program.startswith("base="):
+        assert f"\nARG BASE={program.removeprefix('base=')}\n" in (ROOT / "Dockerfile").read_text()
+        return "checked: the Dockerfile's base"
+    if program.startswith("digest="):
+        return "not run: it asks the registry of the base"
     pytest.fail(f"{command.place}: nothing covers {command.text!r}")
 
 
@@ -138,6 +145,8 @@ def cover_run(command: Command, asked: list[str], monkeypatch: pytest.MonkeyPatc
 
 def cover_module(command: Command, module: str, rest: list[str], world: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     found = importlib.util.find_spec(module)
+    if found is not None and found.submodule_search_locations:
+        found = importlib.util.find_spec(f"{module}.__main__")
     assert found is not None and found.origin is not None, f"{command.place}: no module {module}"
     source = Path(found.origin).read_text()
     if module == "pytest":
@@ -145,7 +154,7 @@ def cover_module(command: Command, module: str, rest: list[str], world: Path, mo
         return "checked: its folder exists"
     assert '__name__ == "__main__"' in source, f"{command.place}: {module} is not run by python -m"
     if module == "alphamed_nemo.launch.slurm":
-        return plan_job([*rest], nodes=2, gpus=8, rollout_nodes=1, monkeypatch=monkeypatch)
+        return plan_job([*rest], nodes=2, gpus=8, monkeypatch=monkeypatch)
     if module == "alphamed_nemo.rewards.server":
         parse_arguments(rest)
         return "checked by its own parser"
@@ -174,36 +183,46 @@ def cover_script(script: str, rest: list[str], world: Path, monkeypatch: pytest.
         jobs = [call.split("\n") for call in calls.read_text().removesuffix("end of call\n").split("end of call\n")]
         jobs = [[word for word in job if word] for job in jobs]
     if jobs[0][:2] == ["-m", "alphamed_nemo.launch.slurm"]:  # a dry run
-        options = job_header(script)
-        return "run; " + plan_job(jobs[0][2:], *options, monkeypatch)
+        stage, named = job_script(script)
+        if stage == "run_recipe":
+            return "run; " + check_recipe(named, jobs[0][2:], monkeypatch)
+        return "run; " + plan_job(jobs[0][2:], *job_header(script), monkeypatch)
     done_of = {check_job(job, monkeypatch) for job in jobs}
     return f"run: {len(jobs)} jobs, " + "; ".join(sorted(done_of))
 
 
-def job_header(script: str) -> tuple[int, int, int]:
-    """Nodes, GPUs of each, rollout nodes."""
+def job_header(script: str) -> tuple[int, int]:
+    """Nodes, GPUs of each."""
     text = (ROOT / script).read_text()
     nodes, gpus = (re.search(rf"^#SBATCH --{key}=(\d+)", text, re.MULTILINE) for key in ("nodes", "gpus-per-node"))
     assert nodes is not None
-    return int(nodes[1]), int(gpus[1]) if gpus else 0, int("ALPHAMED_ROLLOUT_NODES=0" not in text)
+    return int(nodes[1]), int(gpus[1]) if gpus else 0
+
+
+def job_script(script: str) -> tuple[str, str]:
+    """What its last line calls: train or run_recipe, and with which experiment or recipe."""
+    found = re.search(r"^(train|run_recipe) (\w+) ", (ROOT / script).read_text(), re.MULTILINE)
+    assert found is not None, f"{script} calls neither train nor run_recipe"
+    return found[1], found[2]
 
 
 def check_job(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What sbatch is given: options, script, settings."""
     script, settings = next(word for word in asked if word.startswith("slurm/")), []
+    nodes = next((int(word.removeprefix("--nodes=")) for word in asked if word.startswith("--nodes=")), None)
     for word in asked[asked.index(script) + 1 :]:
         assert not word.startswith("-"), f"{word} comes after {script}, so that sbatch does not see it"
         settings.append(word)
-    text = (ROOT / script).read_text()
-    what, named = re.search(r"^(train|run_recipe) (\w+) ", text, re.MULTILINE).groups()
+    what, named = job_script(script)
     if what == "run_recipe":
         return check_recipe(named, settings, monkeypatch)
     if not any(word.startswith("experiment=") for word in settings):
         settings.insert(0, f"experiment={named}")
-    return plan_job(settings, *job_header(script), monkeypatch)
+    header = job_header(script)
+    return plan_job(settings, nodes or header[0], header[1], monkeypatch)
 
 
-def plan_job(settings: list[str], nodes: int, gpus: int, rollout_nodes: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def plan_job(settings: list[str], nodes: int, gpus: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """Checks and plans a training job as its first step does."""
     cfg = composed("train_grpo", settings)
     check_answers(cfg, "rollout")
@@ -212,7 +231,7 @@ def plan_job(settings: list[str], nodes: int, gpus: int, rollout_nodes: int, mon
     monkeypatch.setattr(devices, "cuda_is_available", lambda: bool(gpus))
     add_files(cfg)
     check_training(cfg)
-    allocation = Allocation(tuple(f"n{n}" for n in range(nodes)), gpus, 64, rollout_nodes, 20_000, "1-0")
+    allocation = Allocation(tuple(f"n{n}" for n in range(nodes)), gpus, 64, None, 20_000, "1-0")
     shown = slurm.description(cfg, allocation, slurm.plan_training(cfg, allocation))
     assert not gpus or "\n  fits\n" in shown, shown
     return "checked and planned"
@@ -245,8 +264,8 @@ def known_variables() -> set[str]:
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda b: f"{b.file}:{b.line}")
 def test_a_documented_yaml_example_loads(block: Block, world: Path) -> None:
-    if block.lines[0].startswith("# conf/"):
-        _, group, file = block.lines[0].lstrip("# ").split("/")
+    if path := documented_path(block):
+        _, group, file = path.split("/")
         cfg = composed("train_grpo", [f"{group}={Path(file).stem}"])
     else:
         cfg = to_config(yaml.safe_load("\n".join(block.lines)))
@@ -266,11 +285,11 @@ def test_settings_named_in_the_text_exist(path: Path) -> None:
         for word in span.split() if re.match(r"\+?[a-z_/.]+=", span) else [span]:
             key, _, value = word.partition("=")
             if key.lstrip("+") in GROUPS and value:
-                check_overrides([word] if "<" not in value else [])
+                check_arguments([word] if "<" not in value else [])
             elif re.fullmatch(r"\+?[a-z_]+(\.[a-z_0-9]+)+", key) and key.lstrip("+").partition(".")[0] in SECTIONS:
                 if key.endswith((".json", ".sh", ".yaml", ".py")):
                     continue
-                check_overrides([f"{word}=" if not value else word])
+                check_arguments([f"{word}=" if not value else word])
                 settings += [word] if value and not re.search(r"[.]{3}|<", value) else []
             assert not re.fullmatch(r"ALPHAMED_[A-Z_]+", key) or key in known_variables(), f"{name(path)}:{line}: {key}"
     composed("train_grpo", settings)

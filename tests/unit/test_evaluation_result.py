@@ -7,6 +7,7 @@ import json
 import pytest
 
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.evaluation.breakdown import breakdown
 from alphamed_nemo.evaluation.engine import score_saved
 from alphamed_nemo.evaluation.grading import grade_set
 from alphamed_nemo.evaluation.published import BENCHMARKS, ROWS, published_table
@@ -55,7 +56,27 @@ def test_several_samples_give_average_and_majority(questions, save, tmp_path):
     assert result.samples == 3
     assert result.summary.accuracy == pytest.approx((2 / 3 + 1 / 3 + 1 / 2 + 0) / 4)
     assert result.summary.majority == pytest.approx(1 / 4)
-    assert result.summary.unanswered_count == 4
+    assert (result.summary.unanswered_count, result.summary.responses) == (1, 9)  # q3 has none, which counts as one
+
+
+def test_unequal_numbers_of_samples_weigh_questions_equally(questions, save, tmp_path):
+    letters = ["C", "CA", "ACC", "AA??", "?C?AC"]  # C is right, ? states none
+    rows = [{"id": f"q{i}", "responses": [rf"\boxed{{{x}}}" for x in text]} for i, text in enumerate(letters)]
+    summary = score_saved(questions[:5], save(rows), "boxed", "saved", tmp_path / "out.json").summary
+    assert summary.accuracy == pytest.approx((1 + 1 / 2 + 2 / 3 + 0 + 2 / 5) / 5)
+    assert summary.majority == pytest.approx((1 + 1 + 1 + 0 + 1) / 5)  # of equals the first one given; ? has no vote
+    assert (summary.samples, summary.responses, summary.unanswered_count) == (5, 15, 4)
+    assert summary.unanswered == pytest.approx(4 / 15)
+    result = EvaluationResult.read(tmp_path / "out.json")
+    assert "4 of 15" in markdown_table([result]) and "avg@5 at most" in markdown_table([result])
+    assert breakdown(result).endswith("| k | pass@k |\n| --- | ---: |\n| 1 | 51.3 [17.8, 83.7] |\n")
+
+
+def test_scoring_saved_responses_reports_its_progress(save, tmp_path):
+    asked, seen = [question(number) for number in range(1200)], []
+    rows = [{"id": "q7", "response": r"\boxed{C}"}]
+    score_saved(asked, save(rows), "boxed", "x", tmp_path / "out.json", lambda done, of: seen.append((done, of)))
+    assert seen == [(500, 1200), (1000, 1200), (1200, 1200)]
 
 
 def test_a_written_result_reads_back_equal(questions, save, tmp_path):
@@ -146,20 +167,28 @@ def test_what_guessing_would_get_is_recorded_and_unknown_in_older_files(question
 def test_published_numbers_have_sources_and_empty_cells_stay_empty():
     for row in ROWS:
         assert len(row.numbers) == len(BENCHMARKS)
-        assert all(number is None or (0 < number.value < 100 and "arXiv" in number.source) for number in row.numbers)
+        for number in filter(None, row.numbers):
+            assert isinstance(number.as_printed, str) and 0 < float(number.as_printed) < 100
+            assert "arXiv" in number.origin.name and number.origin.protocol and number.n
     large = next(row for row in ROWS if row.model == "AlphaMed-70B")
-    assert large.number("MedXpert").value == 32.56
+    assert large.number("MedXpert").as_printed == "32.56"
     assert large.number("MedQA") is None
     line = next(line for line in published_table().splitlines() if line.startswith("| AlphaMed-70B"))
     assert line.startswith("| AlphaMed-70B | – | – | – | 79.56 | – | 32.56 |")
 
 
+def test_second_hand_numbers_are_marked_and_digits_stay_as_printed():
+    line = next(line for line in published_table().splitlines() if line.startswith("| AlphaMed-8B (19K)"))
+    assert line.startswith("| AlphaMed-8B (19K) | 76.19† | 64.47† | – | 66.67 | – | 22.14 |") and "review" in line
+    assert "| Llama3.1-8B-Instruct + MedQA-Sub (1,200) | 74.2 | 63.1 | 79.0 |" in published_table()
+    assert "- † second-hand: not read in the source itself." in published_table()
+
+
 def test_our_rows_stand_below_the_published_ones(questions, save, tmp_path):
     rows = [{"id": f"q{i}", "response": r"\boxed{C}"} for i in range(5)]
     result = score_saved(questions, save(rows), "boxed", "ours", tmp_path / "out.json")
-    assert (
-        published_table([result]).splitlines()[-1] == "| ours | 50.0 | – | – | – | – | – | this run, protocol boxed |"
-    )
+    line = "| ours | 50.0 (n = 10) | – | – | – | – | – | this run, protocol boxed |"
+    assert line in published_table([result]).splitlines()
 
 
 def test_tables_hold_every_result_the_paired_test_and_published_numbers(questions, save, tmp_path):
@@ -175,4 +204,6 @@ def test_tables_hold_every_result_the_paired_test_and_published_numbers(question
     assert table in text and line in text
     assert "| trained | boxed | 90.0 [59.6, 98.2] (n = 10) |" in text
     assert "| AlphaMed-7B | 71.6 | 61.5 | 73.3 | 66.8 | 53.9 | 19.2 |" in text
-    assert "| trained | 90.0 | – | – | – | – | – | this run, protocol boxed |" in text
+    assert "| trained | 90.0 (n = 10) | – | – | – | – | – | this run, protocol boxed |" in text
+    assert "| medqa | trained | 10 | 90.0 [59.6, 98.2] | +60.0 [" in text and "| 0.07 | 0.07 | – |" in text
+    assert "| L2 | 5 |" in text

@@ -105,7 +105,7 @@ def test_a_question_file_that_is_another_one_now_is_not_claimed(cfg, checkpoint,
 
 def test_a_checkpoint_without_a_run_says_what_is_not_known(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "loose" / "step_7", {"step": 7})
-    with pytest.raises(ValueError, match="model.path: found ''.*no run names it"):
+    with pytest.raises(ValueError, match="model.path is not set; .*no run names it"):
         origin_of(Config(), checkpoint)
     assert origin_of(Config(model=ModelConfig(path=str(TINY))), checkpoint).base.folder == TINY
     out = release(checkpoint, tmp_path / "hf")
@@ -193,10 +193,17 @@ def test_the_type_is_the_one_that_the_checkpoint_was_trained_in(cfg, tmp_path):
     assert "top-p 1.0, bfloat16 |" in card and "auto" not in card.replace('dtype="auto"', "").replace("Auto", "")
 
 
+def test_logits_of_another_type_than_the_weights_are_said(cfg, tmp_path):
+    cfg.model.dtype, cfg.model.head_dtype = "bfloat16", "float32"
+    checkpoint = make_run(cfg, dtype="bfloat16").checkpoints / "step_20"
+    card = card_of(release(checkpoint, tmp_path / "hf", dtype="bfloat16"))
+    assert "| precision | bfloat16, logits in float32 (sampling, too) |" in card
+
+
 def nasty(cfg: Config, base: Path) -> Config:
     """Settings with everything that must stay at home."""
     cfg.model.path = str(base)
-    cfg.rollout.url, cfg.rollout.host = "http://alice:hunter2@gpu17:8000", "gpu17"
+    cfg.rollout.urls, cfg.rollout.host = ["http://alice:hunter2@gpu17:8000"], "gpu17"
     cfg.rollout.api_key = cfg.reward.api_key = "sk-opensesame12345678"
     cfg.rollout.extra_args = ["--api-key", "opensesame1", "--download-dir=/home/alice/models"]
     cfg.reward.url = "http://10.0.0.7:9000"
@@ -219,7 +226,7 @@ def test_nothing_of_the_machine_leaves_with_a_release(cfg, tmp_path):
     text = "".join(path.read_text() for path in out.iterdir() if path.suffix != ".safetensors")
     for secret in ("alice", "opensesame", "hunter2", "gpu17", "10.0.0.7", str(tmp_path)):
         assert secret not in text, secret
-    assert {"rollout.url", "rollout.extra_args", "exp_manager"} <= set(provenance_of(out)["config_left_out"])
+    assert {"rollout.urls", "rollout.extra_args", "exp_manager"} <= set(provenance_of(out)["config_left_out"])
     assert provenance_of(out)["config"]["sources"]["train"]["medqa"]["path"] == "medqa.jsonl"
 
 

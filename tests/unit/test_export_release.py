@@ -15,7 +15,7 @@ from alphamed_nemo.export.base_model import BaseModel
 from alphamed_nemo.export.markdown import table
 from alphamed_nemo.export.release import Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
-from alphamed_nemo.policy.weights import hf_shapes
+from alphamed_nemo.policy.weights.table import hf_shapes
 from tests.stand_in_checkpoint import LAYOUT
 from tests.unit.released_run import make_checkpoint, make_run, settings
 
@@ -84,14 +84,14 @@ def test_provenance(base, tmp_path):
 
 def test_provenance_has_the_settings_of_the_method_and_names_those_left_out(tmp_path):
     cfg = settings(tmp_path / "runs")
-    cfg.rollout.url, cfg.rollout.temperature = "http://localhost:1", 0.7
+    cfg.rollout.urls, cfg.rollout.temperature = ["http://localhost:1"], 0.7
     folder = make_run(cfg)
     record = TrainingRecord.of(folder.checkpoints / "step_20")
     found = provenance.public_settings(record.settings)
     assert found["grpo"]["steps"] == 20 and found["rollout"]["temperature"] == 0.7
     assert found["grpo"]["questions"] == "subset.jsonl" and found["model"]["path"] == "tiny_base"
     assert not {"url", "host", "port", "api_key", "extra_args"} & (found["rollout"].keys() | found["reward"].keys())
-    assert provenance.left_out(record.settings) == ["rollout.url"]
+    assert provenance.left_out(record.settings) == ["rollout.urls"]
 
 
 def test_an_earlier_release_is_replaced_and_anything_else_is_not(base, tmp_path):

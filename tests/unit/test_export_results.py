@@ -54,6 +54,7 @@ def test_a_result_goes_to_the_card_once_and_the_rest_of_it_stays(folder):
     assert f"| medqa | 20 | 25.0 | 75.0 ({low:.1f} to {high:.1f}) |" in after and "| all | 40 | 25.0 | 75.0 (" in after
     assert "greedy, at most 48 new tokens, 0 of 40 responses without an answer, 7 tokens per response" in after
     assert f"evaluated {result.date}" in after and "not been evaluated" not in after
+    assert "Answers in free text (HealthBench and the like) have not been judged." in after
     assert before.split(BEGIN)[0].split("\n---\n")[1] == after.split(BEGIN)[0].split("\n---\n")[1]
     assert before.split(END)[1] == after.split(END)[1]
     stamp = (folder.hf / "README.md").stat()

@@ -1,3 +1,4 @@
+import pytest
 import torch.distributed as dist
 
 from alphamed_nemo.grpo.exchange import Exchange, RemoteError
@@ -5,7 +6,7 @@ from tests.spawn import spawn
 
 
 def share() -> tuple[str, str, bool, bool]:
-    exchange = Exchange()
+    exchange = Exchange(data_rank=0)
     value = exchange.from_rank0(lambda: f"made by rank {dist.get_rank()}")
     error = "none"
     try:
@@ -23,3 +24,19 @@ def test_values_errors_and_flags_reach_every_rank():
     assert results[0][1] == "ZeroDivisionError"
     assert results[1][1] == "rank 0 failed: ZeroDivisionError: division by zero"
     assert all(result[2] is True and result[3] is False for result in results)
+
+
+def dealt() -> tuple[object, str]:
+    rank = dist.get_rank()
+    exchange = Exchange(data_rank=rank // 2)
+    share = exchange.share(lambda: [{"of": "the first", "tokens": [1, 2, 3] * 100}, "the second"])
+    with pytest.raises((RemoteError, ZeroDivisionError)) as error:
+        exchange.share(lambda: [1 / 0, 2])
+    return share, error.type.__name__
+
+
+def test_each_data_parallel_rank_gets_its_own_share():
+    first, second = {"of": "the first", "tokens": [1, 2, 3] * 100}, "the second"
+    results = spawn(dealt, 4)
+    assert [share for share, _ in results] == [first, first, second, second]
+    assert [error for _, error in results] == ["ZeroDivisionError", "RemoteError", "RemoteError", "RemoteError"]

@@ -187,7 +187,7 @@ def test_the_same_files_in_another_place_are_the_same_run(cfg, tmp_path, caplog)
     cfg.model.path, cfg.grpo.questions = f"{cfg.model.path}.moved.jsonl", f"{cfg.grpo.questions}.moved.jsonl"
     lines = Path(cfg.grpo.questions).read_text().splitlines()
     Path(cfg.grpo.questions).write_text("\n".join(reversed(lines)) + "\n")  # the run's order is its seed's
-    cfg.run.dir, cfg.run.name, cfg.rollout.url, cfg.rollout.port = str(tmp_path / "there"), "new", "http://n2:1", 1
+    cfg.run.dir, cfg.run.name, cfg.rollout.urls, cfg.rollout.port = str(tmp_path / "there"), "new", ["http://n2:1"], 1
     compare(stored, of(cfg), [], WHERE)
     assert not caplog.records
 
@@ -208,7 +208,9 @@ def test_the_table_names_settings_that_exist():
     names = {name for name, *_ in known_settings()}
     assert names.issuperset(SETTINGS)
     assert {name.partition(".")[0] for name in names}.issuperset(GROUPS)
-    assert all(on_resume(name) == "unasked" for name in names if name.endswith(("api_key", "extra_args", ".url")))
+    assert all(
+        on_resume(name) == "unasked" for name in names if name.endswith(("api_key", "extra_args", ".url", ".urls"))
+    )
 
 
 def test_what_may_be_accepted_is_checked_by_name():

@@ -15,7 +15,7 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.aggregation import BatchTotals
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.loss import GrpoLoss
-from alphamed_nemo.grpo.update import sequences_of, trained_on
+from alphamed_nemo.grpo.share import sequences_of, trained_on
 from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
 from tests.unit.grpo_oracle import Response, as_pack, make_responses

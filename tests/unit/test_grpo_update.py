@@ -11,12 +11,17 @@ from torch import Tensor
 
 from alphamed_nemo.config import Config, GrpoConfig, ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.grpo import update
+from alphamed_nemo.families import dimensions
+from alphamed_nemo.grpo import share
 from alphamed_nemo.grpo.clock import StepClock
+from alphamed_nemo.grpo.collect import Collected, complete_group
 from alphamed_nemo.grpo.group import Group
-from alphamed_nemo.grpo.update import Updater, sequences_of, trained_on
+from alphamed_nemo.grpo.rollout_metrics import rollout_metrics
+from alphamed_nemo.grpo.share import sequences_of, shares, trained_on
+from alphamed_nemo.grpo.update import Updater
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
+from alphamed_nemo.report.advisories import Watch
 from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
 from tests.spawn import spawn
@@ -36,7 +41,7 @@ def group(prompt: list[int], advantages: list[float], weights: list[float] | Non
     return Group(QUESTION, rollouts, scores, rewards, advantages, weights or [1.0] * len(advantages))
 
 
-EFFECTIVE, ALL_RIGHT, ALL_WRONG = group([1, 2], [1.0, -1.0]), group([3, 4, 8], [0.0, 0.0]), group([9], [0.0, 0.0, 0.0])
+EFFECTIVE, ALL_RIGHT, ALL_WRONG = group([1, 2], [1.0, -1.0]), group([3, 4, 8], [0.0, 0.0]), group([9], [0.0, 0.0])
 BATCH = [ALL_RIGHT, EFFECTIVE, ALL_WRONG]
 
 
@@ -60,6 +65,17 @@ def test_where_nothing_has_a_gradient_the_shortest_response_stands_for_the_batch
     assert len(sequence) == min(len(r.prompt_ids) + len(r.response_ids) for each in batch for r in each.rollouts)
 
 
+def test_a_batch_that_was_cut_off_as_a_whole_is_masked_counted_and_told_of():
+    cfg = Config()
+    cfg.grpo.mask_truncated = True
+    rollouts = [rollout([1, 2], [5, 6], truncated=True) for _ in range(2)]
+    scores = [Score(1.0, "A", "correct"), Score(0.0, None, "no_answer")]
+    cut = complete_group(QUESTION, rollouts, scores, cfg.grpo, cfg.rollout.max_new_tokens)
+    assert sequences_of([cut]) == [] and [sequence.advantage for sequence in trained_on([cut], cfg.grpo)] == [0.0]
+    (told,) = Watch().see(rollout_metrics(Collected([cut], 1, 1, 1, {}), cfg))
+    assert told.startswith("every response was cut off (with grpo.mask_truncated nothing was trained on)")
+
+
 def updated(hf: str, skip: bool) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Weights and metrics after three steps: a usual one, one without any gradient, one where all is masked."""
     initialize(ParallelConfig())
@@ -68,10 +84,15 @@ def updated(hf: str, skip: bool) -> tuple[dict[str, Tensor], list[dict[str, floa
     cfg.optim = OptimConfig(lr=1e-2, weight_decay=0.1, schedule="linear")
     policy = MegatronPolicy(ModelConfig(path=hf, dtype="float32"), cfg.parallel, cfg.optim, hf, total_steps=5)
     if not skip:
-        update.trained_on = lambda groups, _cfg: sequences_of(groups) or trained_on(groups, _cfg)
+        share.trained_on = lambda groups, _cfg: sequences_of(groups) or trained_on(groups, _cfg)
     updater = Updater(cfg, policy)
     masked = [group([1, 2], [1.0, -1.0], [0.0, 0.0])]
-    metrics = [updater.update(batch, StepClock()) for batch in (BATCH, [ALL_RIGHT, ALL_WRONG], masked)]
+    metrics = []
+    for batch in (BATCH, [ALL_RIGHT, ALL_WRONG], masked):
+        (own,) = shares(
+            Collected(batch, len(batch), len(batch), 1, {}), cfg, dimensions(policy.hf_config), share_prompts=True
+        )
+        metrics.append(updater.update(own, StepClock()))
     return dict(policy.hf_weights()), metrics
 
 

@@ -18,13 +18,15 @@ PACKAGE = "alphamed_nemo"
 
 # From the lowest: a room imports from rooms of the lines before its own only. Recipes import from all.
 ORDER = (
-    ("access", "config", "devices", "errors", "patience", "processor", "run_lock", "user_code", "fetch"),
-    ("families",),
+    ("access", "config", "devices", "errors", "open_files", "patience", "processor", "user_code"),
+    ("families", "fetch", "run_lock"),
     ("weight_files", "data"),
     ("answers",),
     ("policy", "rewards", "rollout"),
-    ("provenance", "clinic", "grpo"),
-    ("evaluation", "plan"),
+    ("provenance", "clinic"),
+    ("evaluation",),
+    ("grpo",),
+    ("plan",),
     ("export", "report"),
     ("cli",),
     ("launch",),

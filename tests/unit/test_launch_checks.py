@@ -128,6 +128,16 @@ def test_the_parts_of_a_mixture_are_whole_numbers_above_0() -> None:
         check_values(to_config({"label": {"mixture": {"medqa": 2.5}}}))
 
 
+def test_servers_and_their_urls_may_not_contradict() -> None:
+    cfg = Config()
+    cfg.rollout.urls, cfg.rollout.servers = ["http://a:1", "http://b:1"], 3
+    with pytest.raises(ValueError, match=r"^rollout\.servers: found 3 with 2 rollout\.urls"):
+        check_values(cfg)
+    for servers in (1, 2):
+        cfg.rollout.servers = servers
+        check_values(cfg)
+
+
 def test_levels_need_samples_that_differ() -> None:
     cfg = Config()
     cfg.label.temperature = 0.0
@@ -188,7 +198,8 @@ def test_a_run_may_have_any_printable_name(name: str) -> None:
         ({"optim.schedule": "cosine", "optim.warmup_steps": 40}, r"optim\.warmup_steps: found 40.* run's 40 updates"),
         ({"optim.min_lr": 1.0}, r"optim\.min_lr: found 1\.0, expected at most optim\.lr"),
         ({"grpo.questions": "nosuch.jsonl"}, r"grpo\.questions: no file nosuch\.jsonl; run prepare_data"),
-        ({"model.path": ""}, r"model\.path: no folder ''; give a Hugging Face folder"),
+        ({"grpo.questions": ""}, r"grpo\.questions is not set; name a file of questions"),
+        ({"model.path": ""}, r"model\.path is not set; give a Hugging Face folder"),
         ({"model.path": "nosuch"}, r"model\.path: no folder 'nosuch'"),
         ({"run.dir": "/proc/1/runs"}, r"run\.dir: cannot write to /proc"),
     ],
@@ -229,7 +240,8 @@ def test_what_needs_a_gpu_is_refused_without_one(cfg: Config, key: str, value: o
         ({"model.fp8": "e4m3", "model.spec": "local"}, r"model\.fp8: needs Transformer Engine's layers"),
         ({"model.fp8": "hybrid", "grpo.tokens_per_microbatch": 1000}, "expected a multiple of 16 with model.fp8"),
         ({"model.fp8": "hybrid"}, r"model\.fp8: Transformer Engine is not installed"),
-        ({"rollout.transfer": "ipc", "grpo.staleness": 1}, r"grpo\.staleness: sampling while the trainer works"),
+        ({"grpo.staleness": 1}, r"grpo\.staleness: sampling while the trainer works"),  # colocated is the default
+        ({"rollout.transfer": "nccl"}, r"rollout\.transfer: found nccl with rollout\.placement=colocated"),
     ],
 )
 def test_what_does_not_go_together_on_a_gpu_is_refused(

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# `-m venv DIR` makes DIR/bin/python a copy of itself; every pip call and recipe is written to calls.txt.
+# `-m venv DIR` makes DIR/bin/python a copy of itself; every pip call and recipe is written to calls.txt, and the pins
+# that the nth call reads to calls.txt.<n>.
 PYTHON = """#!/usr/bin/env bash
 case "$1 ${2:-}" in
     "--version "*) echo "Python 3.11.7" ;;
     "-c "*) exit 0 ;;
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo venv >>"$CALLS" ;;
     "-m pip")
-        echo "pip ${*: -3}" >>"$CALLS"
+        echo "pip ${*:8}" >>"$CALLS"
+        if [[ ! -d "${*: -1}" ]]; then cat "${*: -1}" >"$CALLS.$(wc -l <"$CALLS")"; fi
         if [[ -n "${BREAK:-}" && "$*" == *"$BREAK"* ]]; then echo "ERROR: no such version" && exit 1; fi
+        if [[ -n "${SLOW:-}" && "$*" == *"$SLOW"* ]]; then read -r _ <"$HANGING"; fi
         if [[ -n "${HANG:-}" && "$*" == *"$HANG"* ]]; then echo hanging >"$HANGING" && exec sleep 60; fi
         ;;
     *) echo "ran $*" >>"$CALLS"; exit "${STATUS:-0}" ;;
@@ -35,7 +40,7 @@ class Clone:
         self.root, self.calls_file = root / "clone", root / "calls.txt"
         (self.root / "requirements").mkdir(parents=True)
         (self.root / "recipes").mkdir()
-        (self.root / "recipes" / "quickstart.py").touch()
+        (self.root / "recipes" / "quickstart.py").write_text('r"""The whole recipe.\n\nMore of it.\n"""\n')
         shutil.copy(ROOT / "run", self.root)
         shutil.copy(ROOT / "pyproject.toml", self.root)
         shutil.copy(ROOT / "requirements" / "cpu.lock", self.root / "requirements")
@@ -71,22 +76,30 @@ class Clone:
         self.calls_file.unlink(missing_ok=True)
         return calls
 
+    def pins(self, call: int) -> str:
+        """What was in the file of pins that this call, counted from 1, named."""
+        return Path(f"{self.calls_file}.{call}").read_text()
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path)
 
 
-def test_the_first_run_installs_torch_then_the_lock_without_dependencies_then_the_project(clone: Clone) -> None:
+def test_the_first_run_installs_the_lock_by_its_hashes_then_torch_then_the_project(clone: Clone) -> None:
     status, out, err = clone.run("setup")
     assert (status, err) == (0, "")
     assert all(line.startswith("setup: ") for line in out.splitlines())
     calls = clone.calls()
     assert calls[0] == "venv" and len(calls) == 5
     lock = clone.root / "requirements" / "cpu.lock"
-    assert calls[2] == f"pip torch==2.13.0 --constraint {lock}"
-    assert calls[3] == f"pip --no-deps --requirement {lock}"
-    assert calls[4] == f"pip --no-build-isolation --editable {clone.root}"
+    assert calls[1].startswith("pip --no-deps --require-hashes --requirement /dev/fd/")
+    assert re.findall(r"^[\w.]+(?===)", clone.pins(2), re.MULTILINE) == ["pip", "setuptools"]
+    assert clone.pins(2).count("--hash=sha256:") == 2
+    assert calls[2] == f"pip --no-deps --require-hashes --no-build-isolation --requirement {lock}"
+    assert calls[3].startswith("pip torch==2.13.0 --constraint /dev/fd/")
+    assert clone.pins(4) == re.sub(r" \\\n +--hash=\S+", "", lock.read_text())
+    assert calls[4] == f"pip --no-deps --no-build-isolation --editable {clone.root}"
 
 
 def test_the_environment_is_reused_while_the_pins_stay(clone: Clone) -> None:
@@ -111,7 +124,7 @@ def test_another_pyproject_installs_the_project_alone(clone: Clone) -> None:
     with (clone.root / "pyproject.toml").open("a") as project:
         project.write("\n")
     assert clone.run("setup")[0] == 0
-    assert clone.calls() == [f"pip --no-build-isolation --editable {clone.root}"]
+    assert clone.calls() == [f"pip --no-deps --no-build-isolation --editable {clone.root}"]
 
 
 def test_a_moved_clone_makes_a_new_environment(clone: Clone, tmp_path: Path) -> None:
@@ -143,6 +156,29 @@ def test_an_interrupted_setup_is_redone(clone: Clone, tmp_path: Path) -> None:
     assert len(clone.calls()) == 5
 
 
+def test_setup_says_what_it_takes_and_that_it_goes_on(clone: Clone, tmp_path: Path) -> None:
+    hanging = tmp_path / "hanging"
+    os.mkfifo(hanging)
+    process = clone.start("setup", SLOW="torch==", HANGING=str(hanging), ALPHAMED_TELL_EVERY_S="0.1")
+    assert process.stdout is not None and process.stderr is not None
+    first = process.stdout.readline()
+    assert first.startswith("setup: making the Python environment in .venv (Python 3.11.7), once: 4 GB of disk, and")
+    told = [next(line for line in process.stdout if "still installing torch" in line) for _ in range(2)]
+    hanging.write_text("go on\n")
+    rest = process.stdout.read()
+    assert process.wait() == 0 and process.stderr.read() == ""
+    still = r"setup: still installing torch 2\.13\.0: \d+ s, \.venv has [\d.]+K\n"
+    assert all(re.fullmatch(still, line) for line in told)
+    assert rest.splitlines()[-1].startswith("setup: done in ") and "\r" not in rest
+
+
+def test_too_little_disk_is_said_before_anything_is_made(clone: Clone) -> None:
+    clone.add_python("df", "#!/bin/sh\necho Avail\necho 1900000\n")
+    status, _, err = clone.run("setup")
+    assert (status, err) == (1, f"error: {clone.root} has 1 GB of free disk; the environment takes 4 GB\n")
+    assert clone.calls() == []
+
+
 def test_concurrent_first_runs_make_one_environment(clone: Clone) -> None:
     processes = [clone.start("quickstart", f"run.seed={seed}") for seed in range(4)]
     assert [process.communicate(timeout=60) and process.returncode for process in processes] == [0] * 4
@@ -161,14 +197,15 @@ def test_the_status_of_a_recipe_and_of_the_tests_is_passed_on(clone: Clone) -> N
 @pytest.mark.parametrize(
     ("arguments", "pytest_arguments"),
     [
-        ([], "not nightly tests/unit tests/integration tests/real tests/gpu"),
-        (["unit"], "not nightly tests/unit"),
-        (["integration", "-x"], "not nightly tests/integration -x"),
-        (["integration", "real", "-x"], "not nightly tests/integration tests/real -x"),
+        ([], "not nightly -n 2 --dist loadfile tests/unit tests/integration tests/real tests/gpu"),
+        (["unit"], "not nightly -n 2 --dist loadfile tests/unit"),
+        (["integration", "-x"], "not nightly -n 2 --dist loadfile tests/integration -x"),
+        (["integration", "real", "-x"], "not nightly -n 2 --dist loadfile tests/integration tests/real -x"),
         (["slurm"], "not nightly tests/slurm"),
         (["image", "-s"], "not nightly tests/image -s"),
+        (["audit"], "not nightly tests/audit"),
         (["nightly"], "nightly tests/unit tests/integration tests/real tests/slurm"),
-        (["-k", "launch"], "not nightly tests/unit tests/integration tests/real tests/gpu -k launch"),
+        (["unit", "-k", "launch"], "not nightly -n 2 --dist loadfile tests/unit -k launch"),
     ],
 )
 def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arguments: str) -> None:
@@ -191,13 +228,19 @@ def test_bench_passes_its_rows_on(clone: Clone) -> None:
 
 
 def test_an_unknown_recipe_is_refused_before_anything_is_installed(clone: Clone) -> None:
-    assert clone.run("quickstrat") == (2, "", "error: no recipe 'quickstrat'; there are: quickstart\n")
+    clone.env["PATH"] = (
+        f"{os.path.dirname(sys.executable)}:{clone.env['PATH']}"  # a python3 that is none of the stand-ins
+    )
+    for typed, near in (("quickstrat", "quickstart"), ("chekc", "check"), ("halp", "help")):
+        said = f"error: no recipe or command '{typed}'; did you mean ./run {near}?; ./run help lists them\n"
+        assert clone.run(typed) == (2, "", said)
+    assert clone.run("zzzz") == (2, "", "error: no recipe or command 'zzzz'; ./run help lists them\n")
     assert clone.calls() == []
 
 
 def test_help_lists_the_recipes_and_installs_nothing(clone: Clone) -> None:
     status, out, _ = clone.run()
-    assert status == 0 and "recipes: quickstart" in out
+    assert status == 0 and "\nquickstart        The whole recipe.\n" in out
     assert clone.run("help")[1] == out and clone.calls() == []
 
 

@@ -14,7 +14,9 @@ from alphamed_nemo import families
 from alphamed_nemo.config import ModelConfig, ParallelConfig
 from alphamed_nemo.policy.model import build_model
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.policy.weights import hf_shapes, load_hf, stream_hf
+from alphamed_nemo.policy.weights.load import load_hf
+from alphamed_nemo.policy.weights.stream import stream_hf
+from alphamed_nemo.policy.weights.table import hf_shapes
 from alphamed_nemo.weight_files import check_model
 from tests.spawn import spawn
 from tests.tiny_hf import megatron_logits

@@ -75,7 +75,7 @@ def test_a_folder_with_a_config_is_a_model(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_known_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="model.path: no config.json in 'gpt'; .* Llama-3.1-8B-Instruct"):
+    with pytest.raises(ValueError, match="model.path: there is no config.json in gpt; .* Llama-3.1-8B-Instruct"):
         load_model("gpt")
     with pytest.raises(ValueError, match="config.json: vocab_size: found no such key"):
         model_of("x", {"model_type": "llama"} | dict.fromkeys(SIZES[:-1], 1))

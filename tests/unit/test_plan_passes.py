@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from alphamed_nemo.cli.arguments import CONF
 from alphamed_nemo.cli.derived import fill_derived
 from alphamed_nemo.cli.dtypes import settle_dtypes
-from alphamed_nemo.cli.recipe import CONF, composed
+from alphamed_nemo.cli.recipe import composed
 from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import to_config

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
-from alphamed_nemo.plan.sizes import model_of
-from alphamed_nemo.plan.states import Bucket, divide, rank_states
+from alphamed_nemo.plan.sizes import load_model, model_of
+from alphamed_nemo.plan.states import Bucket, divide, fp8_copies, rank_states
 from tests.spawn import spawn
 
 LAYOUTS = [
@@ -82,3 +82,10 @@ def test_a_shared_embedding_has_a_bucket_of_its_own() -> None:
 
 def test_buckets_end_after_the_limit() -> None:
     assert [b.length for b in divide([(128, False)] * 5, ranks=1, limit=256)] == [256, 256, 128]
+
+
+def test_fp8_keeps_each_matrix_of_a_layer_in_two_layouts() -> None:
+    model = load_model("Llama-3.1-8B-Instruct")
+    of_layer = 4096 * (4096 + 1024 + 1024) + 4096 * 4096 + 3 * 4096 * 14336  # queries, keys, values; output; MLP
+    assert fp8_copies(model, ParallelConfig(), 0) == 2 * 32 * of_layer
+    assert fp8_copies(model, ParallelConfig(tensor=4, pipeline=2), 1) == 2 * 16 * of_layer // 4

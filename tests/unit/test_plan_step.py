@@ -7,9 +7,10 @@ from statistics import fmean
 
 import pytest
 
+from alphamed_nemo.cli.arguments import CONF
 from alphamed_nemo.cli.derived import fill_lengths
 from alphamed_nemo.cli.dtypes import settle_dtypes
-from alphamed_nemo.cli.recipe import CONF, composed
+from alphamed_nemo.cli.recipe import composed
 from alphamed_nemo.config import Config
 from alphamed_nemo.plan.changes import advise, apply, fastest
 from alphamed_nemo.plan.generation import decode_seconds, decode_step_seconds
@@ -65,7 +66,7 @@ def test_the_published_settings_leave_every_efficiency_at_its_default() -> None:
         plan, default = experiment(f"published/{name}").plan, Config().plan
         changed = {f.name for f in dataclasses.fields(plan) if getattr(plan, f.name) != getattr(default, f.name)}
         assert changed <= {
-            "gpu", "prompt_tokens", "response_tokens", "offload_while_generating", "rollout_nodes",
+            "gpu", "prompt_tokens", "response_tokens", "offload_while_generating",
         }  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def test_staleness_hides_the_shorter_of_rollouts_and_training() -> None:
     aside = plan.phases["generation"] + plan.phases["reward"]
     trainer = plan.phases["old_logprobs"] + plan.phases["training"]
     assert plan.step == pytest.approx(sum(plan.phases.values()) - min(aside, trainer))
-    same_gpus = make_plan(apply(plan.cfg, {"plan.rollout_nodes": 0}))
+    same_gpus = make_plan(apply(plan.cfg, {"rollout.placement": "colocated"}))
     assert any(problem.startswith("grpo.staleness") for problem in same_gpus.problems)
 
 
@@ -151,6 +152,15 @@ def test_what_does_not_fit_is_said_with_changes_that_make_it_fit() -> None:
     for each in advice:
         assert make_plan(apply(plan.cfg, each.change)).fits
         assert change_text(each.change) in plan_text(plan, advice)
+
+
+def test_fp8_needs_room_for_its_copies_of_the_weights() -> None:
+    (plain, _), (training, _) = planned("grpo_8b").memory, planned("grpo_8b", "precision=fp8").memory
+    copies = training.parts["FP8 copies of weights"]
+    assert training.total - plain.total == pytest.approx(copies) and copies > 0
+    assert "FP8 copies of weights" not in plain.parts
+    _, rollouts = planned("grpo_8b", "precision=fp8", "rollout.placement=colocated").memory
+    assert rollouts.parts["FP8 copies of weights"] == copies
 
 
 def test_too_little_room_for_caches_is_said() -> None:

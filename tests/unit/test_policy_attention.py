@@ -17,7 +17,7 @@ def config() -> TransformerConfig:
 def packed(lengths: list[int]) -> SegmentParams:
     """Without rotary embedding: all angles are 0."""
     bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
-    params = SegmentParams.of(bounds, None, max(lengths))
+    params = SegmentParams.of(bounds, max(lengths))
     params.cos, params.sin = torch.ones(sum(lengths), 1, DIM // 2), torch.zeros(sum(lengths), 1, DIM // 2)
     return params
 

@@ -15,10 +15,10 @@ SIZES = {
 }
 
 
-def saved(data: int, dtype: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], bool]:
-    """After two updates: what is saved of each weight, the same by another way, and whether the optimizer's own tensors
-    are saved and no copies."""
-    from megatron.core import parallel_state
+def saved(data: int, dtype: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[str], bool]:
+    """After two updates, on one rank: what it saves of the optimizer, the same by another way, the weights that it
+    saves, and whether the optimizer's own tensors are saved and no copies."""
+    from megatron.core.dist_checkpointing.mapping import is_main_replica
 
     from alphamed_nemo.policy.checkpoint import optimizer_state
     from alphamed_nemo.policy.checkpoint import tensors as checkpoint_tensors
@@ -44,23 +44,32 @@ def saved(data: int, dtype: str) -> tuple[dict[str, torch.Tensor], dict[str, tor
         optimizer.step()
     model = checkpoint_tensors.of_model(chunks[0].module)
     distributed = optimizer_state._distributed(optimizer)
+    optimizer_state.share_weights(optimizer, model)
+    written = {name for name, shard in model.items() if is_main_replica(shard.replica_id)}
     state = optimizer_state.sharded_state(optimizer, model, loading=False)["param_state"]
     name_of = {weight: name for name, weight in chunks[0].module.named_parameters()}
     order = [parameter for buffer in distributed.buffers for parameter in buffer.param_index_map]
-    found = {name_of[parameter]: state[index]["exp_avg"].data for index, parameter in enumerate(order)}
+    moments = {name_of[parameter]: state[index]["exp_avg"] for index, parameter in enumerate(order)}
+    found = {name: shard.data for name, shard in moments.items() if is_main_replica(shard.replica_id)}
     own = {
         value.untyped_storage().data_ptr() for each in distributed.optimizer.state.values() for value in each.values()
     }
     shared = all(tensor.untyped_storage().data_ptr() in own for tensor in found.values())
-    rank0 = parallel_state.get_data_parallel_rank() == 0
-    return (found if rank0 else {}), (expected if rank0 else {}), shared
+    return found, expected, sorted(written & set(name_of.values())), shared
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("data", [1, 2])
-def test_moments_are_saved_whole_and_a_rank_alone_copies_none(data, dtype):
-    found, expected, shared = spawn(saved, data, data, dtype)[0]
-    assert found.keys() == expected.keys() and len(found) > 10
-    for name, tensor in found.items():
-        torch.testing.assert_close(tensor.view(expected[name].shape), expected[name], rtol=1e-5, atol=1e-6)
-    assert shared is (data == 1)
+@pytest.mark.parametrize("data", [1, 2, 4])
+def test_each_moment_is_saved_whole_by_one_rank_and_a_rank_alone_copies_none(data: int, dtype: str) -> None:
+    ranks = spawn(saved, data, data, dtype)
+    elements = []
+    written = []
+    for found, expected, weights, shared in ranks:
+        assert sorted(found) == weights, "a rank writes the weights whose moments it writes"
+        written += weights
+        elements.append(sum(tensor.numel() for tensor in found.values()))
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor.view(expected[name].shape), expected[name], rtol=1e-5, atol=1e-6)
+        assert shared is (data == 1)
+    assert sorted(written) == sorted(ranks[0][1]) and len(written) > 10
+    assert max(elements) < 1.2 * sum(elements) / data

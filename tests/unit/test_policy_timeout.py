@@ -26,7 +26,7 @@ def limits_of_all_groups(seconds):
     dist.destroy_process_group()
     os.environ.pop("RANK")
     runtime.initialize(ParallelConfig(), timeout=timedelta(seconds=seconds))
-    Exchange()
+    Exchange(data_rank=0)
     groups = dist.distributed_c10d._world.pg_map
     found = [group._get_backend(torch.device("cpu")).options._timeout for group in groups]
     dist.barrier()

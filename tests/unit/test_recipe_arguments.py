@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from alphamed_nemo.cli.recipe import RANKS, composed, forget_ranks, guarded, quoted
+from alphamed_nemo.cli.arguments import CONF, HYDRA, overrides_first, quoted
+from alphamed_nemo.cli.recipe import RANKS, composed, forget_ranks, guarded
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.file_writing import writing
 from alphamed_nemo.data.io import write_questions
@@ -21,6 +25,7 @@ from alphamed_nemo.errors import one_line
 from alphamed_nemo.evaluation.journal import Journal
 from alphamed_nemo.report.html import build_report
 
+ROOT = CONF.parent
 ODD = ["/a b", "/a,b", "/x=y", "/it's", 'say "x"', "/Übung/été", "/(b)[c]{d}", "end\\", "a\\'b", "x:y", "50%", "a # b"]
 ODD += ["!x", "$HOME/x", "a;b", "007", "1e-6", "true", "~/runs", "*", "@x", "a\\\\'"]
 
@@ -44,6 +49,45 @@ def test_text_reaches_a_setting_as_it_was_typed(value: str) -> None:
 )
 def test_quotes_and_references_of_the_users_own_are_left_to_hydra(argument: str, key: str, expected: object) -> None:
     assert getattr(composed("evaluate", quoted([argument])).evaluate, key) == expected
+
+
+@pytest.mark.parametrize(
+    "words", ["experiment=tiny --cfg job", "--cfg job experiment=tiny", "experiment=tiny --cfg job run.seed=3"]
+)
+def test_the_composed_settings_are_shown_whatever_the_order_of_arguments(words: str) -> None:
+    recipe = [sys.executable, "recipes/train_grpo.py", *words.split(), "run.name=shown"]
+    done = subprocess.run(recipe, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert shown["run"]["name"] == "shown" and shown["grpo"]["questions_per_step"] == 32
+
+
+def test_help_says_what_a_recipe_does_and_where_its_settings_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "recipes/plan.py", "-h"], cwd=ROOT, env=os.environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first = (ROOT / "recipes" / "plan.py").read_text().splitlines()[0].removeprefix('"""')
+    assert done.stdout.startswith(first) and "./run plan --cfg job" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda path: path.stem)
+def test_a_recipes_settings_are_found_by_its_name(path: Path) -> None:
+    assert f'@recipe("{path.stem}"' in path.read_text() and (CONF / f"{path.stem}.yaml").is_file()
+
+
+def test_settings_come_first_and_options_keep_their_values() -> None:
+    given = ["--info", "+a.b=1", "--cfg", "job", "~sources", "grpo.steps=3", "--package=x=y"]
+    assert overrides_first(given) == [
+        "+a.b=1",
+        "~sources",
+        "grpo.steps=3",
+        *HYDRA,
+        "--info",
+        "--cfg",
+        "job",
+        "--package=x=y",
+    ]
 
 
 def test_a_recipe_is_one_process_whatever_the_shell_says_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +145,9 @@ def test_a_full_disk_names_the_file_that_was_being_written(tmp_path: Path, capsy
     with pytest.raises(SystemExit) as ended:
         guarded(main, values(tmp_path))
     assert ended.value.code == 1
-    assert capsys.readouterr().err == "error: /dev/full: No space left on device\n"
+    assert capsys.readouterr().err == (
+        "error: /dev/full: No space left on device; free disk space there, then run the same command again\n"
+    )
 
 
 @contextmanager
@@ -132,7 +178,7 @@ def write_page(folder: Path) -> None:
     ("write", "name"),
     [
         (write_journal, "parts.jsonl"),
-        (lambda folder: write_questions(QUESTIONS, folder / "train.jsonl"), ".train.jsonl"),
+        (lambda folder: write_questions(QUESTIONS, folder / "train.jsonl"), "train.jsonl"),
         (write_page, "report"),
     ],
 )
@@ -147,4 +193,4 @@ def test_what_writes_a_file_of_a_run_says_which_when_it_is_full(
 def test_an_error_says_its_first_line() -> None:
     assert one_line(RuntimeError("bad\nmore")) == "bad"
     assert one_line(RuntimeError()) == "RuntimeError"
-    assert one_line(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    assert one_line(OSError(errno.EPIPE, "Broken pipe")) == "Broken pipe"

@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from alphamed_nemo.report.figures import training_figures
 from alphamed_nemo.report.html import build_comparison, build_report
+from alphamed_nemo.report.run_data import read_run
 from alphamed_nemo.report.scale import percent
 from tests.unit.synthetic_run import make_run, sample_row, write_lines
 
@@ -167,7 +169,7 @@ def test_the_trained_model_is_compared_with_each_row_question_by_question(tmp_pa
         questions = [{"id": f"q{i}", "key": "A", "responses": found} for i, found in enumerate(answers)]
         path.write_text(json.dumps(record | {"questions": questions}))
     text = " ".join(Page(build_report(run).read_text(encoding="utf-8")).text.split())
-    assert "On the same questions, 9 were right only as “trained” and 0 only as “base” (p = 0.0039, McNemar" in text
+    assert "On the same questions, “trained” alone was right on 9 and “base” alone on 0 (p = 0.0039, McNemar" in text
 
 
 def test_rows_of_other_questions_are_not_compared(tmp_path):
@@ -240,3 +242,63 @@ def test_the_page_says_what_guessing_gets_and_whether_the_result_excludes_it(tmp
     for path, record in records.items():
         path.write_text(json.dumps(record))
     assert "uessing gets" not in build_report(run).read_text(encoding="utf-8")
+
+
+def test_validations_are_the_first_chart_with_their_interval_and_the_gain(tmp_path):
+    root = make_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    for step, share in ((0, 0.3), (20, 0.6), (40, 0.9)):
+        found = {"accuracy": share, "accuracy_low": share - 0.07, "accuracy_high": share + 0.06, "questions": 200.0}
+        found |= {"guessing": 0.25, "pass@4": 0.95, "gain": share - 0.3, "gain_low": share - 0.4, "gain_high": share}
+        rows.append({"step": step, **{f"validation/{name}": value for name, value in found.items()}})
+    write_lines(root / "metrics.jsonl", rows)
+    run = read_run(root)
+    figure = training_figures(run)[0]
+    assert figure.title == "Validation" and [name for name, _ in figure.legend] == ["greedy answers", "pass@4"]
+    assert "of 200 questions that are not trained on" in figure.note
+    assert "The last one: +60.0 points over the base model, on the same questions" in figure.note
+    assert "(95% interval +50.0 to +90.0)" in figure.note
+    assert "guessing" in figure.svg
+
+
+def test_each_validation_is_a_dot_with_a_whisker_and_nothing_is_drawn_as_measured_between_them(tmp_path):
+    root = make_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    measured = {0: 0.3, 20: 0.6, 40: 0.9}
+    for step, share in measured.items():
+        found = {"accuracy": share, "accuracy_low": share - 0.2, "accuracy_high": share + 0.1, "questions": 200.0}
+        rows.append({"step": step, **{f"validation/{name}": value for name, value in found.items()}})
+    write_lines(root / "metrics.jsonl", rows)
+    svg = training_figures(read_run(root))[0].svg
+    dots = [tuple(map(float, dot)) for dot in re.findall(r'<circle class="dot s1" cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert len(dots) == len(measured)
+    ends = re.findall(r'<line class="whisker" x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"', svg)
+    upright = [tuple(map(float, end)) for end in ends if end[0] == end[2]]
+    for (x, y), (left, low, right, high) in zip(dots, upright, strict=True):
+        assert left == right == x and low > y > high  # y grows downwards
+        assert (low - y) / (y - high) == pytest.approx(2, abs=0.02)
+    assert re.findall(r'class="(line[^"]*) s1"', svg) == ["line raw"]
+
+
+def test_levels_are_averaged_over_the_same_steps_however_often_each_was_asked(tmp_path):
+    root = make_run(tmp_path / "run")
+    rows = [{"step": step, "effective_query_ratio": 1.0} for step in range(1, 31)]
+    for row in rows:
+        row["effective_query_ratio/L1"] = row["step"] / 30
+        if row["step"] in (2, 4, 29):
+            row["effective_query_ratio/L2"] = row["step"] / 30
+    write_lines(root / "metrics.jsonl", rows)
+    figure = next(each for each in training_figures(read_run(root)) if each.title == "Effective queries by level")
+    hints = re.findall(r"<title>step ([\d.]+) · ([^<]*)</title>", figure.svg)
+    assert dict(hints) == {
+        "3": "L1 10% · L2 10%",  # of steps 1 to 5: 2 and 4
+        "8": "L1 26.7%",
+        "13": "L1 43.3%",
+        "18": "L1 60%",
+        "23": "L1 76.7%",
+        "28": "L1 93.3% · L2 96.7%",
+    }
+
+
+def test_a_run_without_validations_has_no_chart_of_them(tmp_path):
+    assert "Validation" not in [figure.title for figure in training_figures(read_run(make_run(tmp_path / "run")))]

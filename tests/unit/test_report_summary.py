@@ -105,6 +105,15 @@ def test_on_a_terminal_the_last_steps_numbers_stay():
     assert [line.renderable for line in ended[1:]] == [step_text(ROW)]
 
 
+def test_a_step_that_fewer_rollout_servers_have_sampled_says_so():
+    console = make_console(terminal=False)
+    with GrpoProgress(9, console, servers=3) as progress:
+        progress.update(ROW | {"step": 1, "rollout_servers": 3.0})
+        progress.update(ROW | {"step": 2, "rollout_servers": 2.0})
+    first, second = console.file.getvalue().splitlines()
+    assert "rollout servers" not in first and second.endswith("2.5 s  2 of 3 rollout servers")
+
+
 def test_a_step_shows_where_its_time_went():
     row = ROW | {"timing/generation": 1.2, "timing/training": 0.9, "timing/refit": 0.06}
     assert step_text(row).endswith("2.5 s (sampling 1.2, training 0.9, refit 0.1)")
@@ -135,3 +144,54 @@ def test_the_follower_reads_complete_rows_and_notices_a_rewrite(tmp_path):
     assert follower.new_rows() == [{"step": 3}]
     write_lines(path, [{"step": 1}])
     assert follower.new_rows() == [{"step": 1}]
+
+
+VALIDATED = {
+    "step": 10,
+    "validation/accuracy": 0.625,
+    "validation/accuracy_low": 0.551,
+    "validation/accuracy_high": 0.69,
+    "validation/questions": 200.0,
+    "validation/guessing": 0.25,
+    "validation/unparsable_ratio": 0.02,
+    "validation/gain": 0.125,
+    "validation/gain_low": 0.04,
+    "validation/gain_high": 0.2,
+    "timing/validation": 5.25,
+}
+ACCURACY = "accuracy 62.5% (95% interval 55.1 to 69.0, n = 200)"
+GAIN = "+12.5 points (+4.0 to +20.0) over the base model"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_validation_has_a_line_of_its_own_once(terminal):
+    console = make_console(terminal=terminal)
+    with GrpoProgress(40, console) as progress:
+        progress.update(VALIDATED | {"step": 0, "validation/unparsable_ratio": 0.0})
+        progress.update(ROW | {"step": 10})
+        for _ in range(2):  # a resumed run's rows come again
+            progress.update(VALIDATED)
+        line = f"after step 10: {ACCURACY}  {GAIN}  2% without an answer  5.2 s"
+        if progress.bar is not None:
+            shown = [part.renderable for part in list(progress.bar.get_renderables())[1:]]
+            assert shown == [step_text(ROW), f"validation {line}"]
+        else:
+            assert console.file.getvalue().splitlines() == [
+                f"validation of the base model: {ACCURACY}  5.2 s",
+                f"step 10/40  {step_text(ROW)}",
+                f"validation {line}",
+            ]
+
+
+def test_after_the_last_step_of_a_run_that_validates_a_validation_comes_first():
+    console = make_console(terminal=False)
+    with GrpoProgress(1, console) as progress:
+        progress.update(VALIDATED | {"step": 0})
+        progress.update(ROW | {"step": 1})
+    assert console.file.getvalue().splitlines()[-1] == "validating and saving, then stopping the trainer …"
+
+
+def test_a_step_and_its_validation_are_one_row(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", [VALIDATED | {"step": 0}, {"step": 10, "reward/mean": 0.5}, VALIDATED])
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 10] and rows[1] == VALIDATED | {"reward/mean": 0.5}

@@ -51,6 +51,45 @@ def test_a_request_older_than_the_limit_makes_the_server_unwell(
     assert asyncio.run(health_beside_an_unanswered_request(asked)) == status
 
 
+@pytest.mark.parametrize("asked", ["the one that has it", "another"])
+def test_an_engine_that_samples_slowly_does_not_hang(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str
+) -> None:
+    """A request is an hour old when the health is asked for; tokens of it came a minute ago, or an hour."""
+    monkeypatch.setenv(LIMIT, "300")
+    monkeypatch.setenv(WAITING, str(tmp_path))
+    clock = Clock()
+    monkeypatch.setattr("alphamed_nemo.rollout.inside_vllm.hanging.time", clock)
+    having, other = TellHanging(engine), TellHanging(engine)
+    server = having if asked == "the one that has it" else other
+
+    async def healths() -> list[int]:
+        async with client_of(having) as client, client_of(server) as asking:
+            waiting = asyncio.create_task(client.post("/pause"))
+            while not having.since:
+                await asyncio.sleep(0)
+            found = []
+            for tokens_after_s, asked_after_s in ((3540, 60), (0, 230), (0, 20), (5, 0)):
+                clock.now += tokens_after_s
+                if tokens_after_s:
+                    having.engine_answered()
+                clock.now += asked_after_s
+                found.append((await asking.get("/health")).status_code)
+            waiting.cancel()
+            return found
+
+    assert asyncio.run(healths()) == [200, 200, 503, 200]
+
+
+class Clock:
+    """time.monotonic, moved by hand."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def test_an_http_process_that_just_starts_does_not_disturb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(LIMIT, "60")
     monkeypatch.setenv(WAITING, str(tmp_path))

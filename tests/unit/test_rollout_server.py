@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.config.choices import Placement
+from alphamed_nemo.rollout.inside_vllm.room import ROOM
 from alphamed_nemo.rollout.vllm_command import new_api_key, resolve_transfer, vllm_command
 
 
@@ -44,6 +46,15 @@ def test_the_command_carries_the_config(model: Path):
     assert json.loads(option(argv, "--weight-transfer-config")) == {"backend": "alphamed_shm"}
     assert argv[-2:] == ["--swap-x", "1"]
     assert env["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_a_float32_head_is_asked_of_vllm_too(model: Path):
+    cfg = settled()
+    assert "--hf-overrides" not in vllm_command(cfg, model, 1, "k", cuda=False)[0]
+    cfg.model.head_dtype = "float32"
+    for cuda in (False, True):
+        argv, _ = vllm_command(cfg, model, 1, "k", cuda=cuda)
+        assert json.loads(option(argv, "--hf-overrides")) == {"head_dtype": "float32"}
 
 
 def test_threads_are_all_cores_but_one_unless_they_are_given(model: Path, monkeypatch: pytest.MonkeyPatch):
@@ -105,26 +116,41 @@ def test_only_this_projects_plugin_is_loaded(model: Path):
 
 def test_a_gpu_server_compiles_and_takes_its_share_of_the_device(model: Path):
     cfg = settled()
-    cfg.rollout.tensor, cfg.rollout.transfer = 4, "nccl"
+    cfg.rollout.tensor, cfg.rollout.placement = 4, "separate"
     argv, env = vllm_command(cfg, model, 1, "k", cuda=True)
     assert "--enforce-eager" not in argv
     assert option(argv, "--gpu-memory-utilization") == "0.85"
     assert option(argv, "--tensor-parallel-size") == "4"
     assert json.loads(option(argv, "--weight-transfer-config")) == {"backend": "alphamed_nccl"}
     assert "VLLM_ALLOW_INSECURE_SERIALIZATION" not in env
-    assert "--enable-sleep-mode" not in argv and "--quantization" not in argv
-    cfg.rollout.transfer, cfg.rollout.quantization = "ipc", "fp8"
+    assert "--enable-sleep-mode" not in argv and "--quantization" not in argv and ROOM not in env
+    cfg.rollout.placement, cfg.rollout.quantization = "colocated", "fp8"
     argv, env = vllm_command(cfg, model, 1, "k", cuda=True)
+    assert json.loads(option(argv, "--weight-transfer-config")) == {"backend": "alphamed_ipc"}
+    assert env[ROOM] == "0.85"  # it waits for as much, should the trainer have it when it is started again
     assert env["VLLM_ALLOW_INSECURE_SERIALIZATION"] == "1"
     assert "--enable-sleep-mode" in argv and option(argv, "--quantization") == "fp8"
 
 
 @pytest.mark.parametrize(
-    ("transfer", "cuda", "expected"),
-    [("auto", False, "shm"), ("auto", True, "nccl"), ("shm", False, "shm"), ("ipc", True, "ipc")],
+    ("transfer", "cuda", "placement", "expected"),
+    [
+        ("auto", False, "colocated", "shm"),
+        ("auto", True, "colocated", "ipc"),
+        ("auto", True, "separate", "nccl"),
+        ("shm", False, "colocated", "shm"),
+        ("ipc", True, "colocated", "ipc"),
+        ("nccl", True, "separate", "nccl"),
+    ],
 )
-def test_the_carrier_follows_the_hardware(transfer: str, cuda: bool, expected: str):
-    assert resolve_transfer(transfer, cuda) == expected
+def test_the_carrier_follows_hardware_and_placement(transfer: str, cuda: bool, placement: Placement, expected: str):
+    assert resolve_transfer(transfer, cuda, placement) == expected
+
+
+@pytest.mark.parametrize(("transfer", "placement"), [("nccl", "colocated"), ("ipc", "separate")])
+def test_a_carrier_of_another_placement_is_refused(transfer: str, placement: Placement):
+    with pytest.raises(ValueError, match=f"found {transfer} with rollout.placement={placement}"):
+        resolve_transfer(transfer, True, placement)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +158,7 @@ def test_the_carrier_follows_the_hardware(transfer: str, cuda: bool, expected: s
 )
 def test_a_carrier_that_cannot_work_is_refused(transfer: str, cuda: bool):
     with pytest.raises(ValueError, match="rollout.transfer"):
-        resolve_transfer(transfer, cuda)
+        resolve_transfer(transfer, cuda, "colocated")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "[::]"])

@@ -1,4 +1,4 @@
-"""The parts of a refit that need no engine: tensors in a segment, batches, arguments of vLLM's CUDA engines."""
+"""The parts of a refit that need no engine: tensors in a segment, buckets, sleep and wake."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import mmap
 import os
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
+from urllib3 import HTTPConnectionPool, HTTPResponse
 
 from alphamed_nemo.config import RolloutConfig
+from alphamed_nemo.rollout import refit
 from alphamed_nemo.rollout.carriers import shared_memory
-from alphamed_nemo.rollout.carriers.cuda import address_towards, batches, cuda_sender
+from alphamed_nemo.rollout.carriers.buckets import buckets
 from alphamed_nemo.rollout.carriers.shared_memory import SharedMemorySender
-from alphamed_nemo.rollout.connection import Connection
-from alphamed_nemo.rollout.refit import WeightTransfer
+from alphamed_nemo.rollout.connection import Connection, RolloutLost
+from alphamed_nemo.rollout.inside_vllm.instance import INSTANCE
+from alphamed_nemo.rollout.refit import WeightTransfer, put_to_sleep
 from alphamed_nemo.rollout.update_manifest import Manifest
 
 NOTHING = Manifest({}, "float32")
@@ -26,11 +28,11 @@ class Receiver(SharedMemorySender):
     """A sender whose update is read back here from the segment's file, as the engine reads it in its process."""
 
     def __init__(self) -> None:
-        super().__init__(Connection("http://127.0.0.1:9", "", 1.0, 0))
+        super().__init__()
         self.descriptor = os.memfd_create("test")
         self.tensors: list[list] = []
 
-    def _update(self, tensors: list[list], **flags: bool) -> None:
+    def _update(self, tensors: list[list]) -> None:
         self.tensors = tensors
 
     def read(self) -> dict[str, torch.Tensor]:
@@ -83,37 +85,50 @@ def test_a_closed_sender_leaves_no_segment_behind():
     assert held() == 0
 
 
-def test_batches_are_bounded_and_complete():
-    weights = [(f"w{i}", torch.zeros(i)) for i in range(1, 12)]
-    found = list(batches(iter(weights), batch_bytes=40))
-    assert [name for batch in found for name, _ in batch] == [name for name, _ in weights]
-    assert all(len(batch) == 1 or sum(tensor.numel() * 4 for _, tensor in batch) <= 40 for batch in found)
-    assert list(batches(iter([]), 40)) == []
+def test_buckets_are_bounded_complete_and_none_is_cut_by_vllms_packing():
+    weights = [(f"w{i}", torch.full((i % 9 + 1,), float(i))) for i in range(40)]
+    found = list(buckets(iter(weights), bucket_bytes=20))
+    assert [name for bucket in found for name in bucket.names] == [name for name, _ in weights]
+    assert all(len(bucket.names) == 1 or sum(bucket.sizes) <= 20 for bucket in found)
+    for bucket in found:
+        size, broadcasts = 0, 0
+        for nbytes in bucket.sizes:  # vLLM sends what it has once that exceeds the limit, and the rest at the end
+            size += nbytes
+            if size > 20:
+                size, broadcasts = 0, broadcasts + 1
+        assert broadcasts + (size > 0) == 1
+        flat = torch.cat([tensor for name, tensor in weights if name in bucket.names])
+        assert torch.equal(bucket.packed(), flat.view(torch.uint8))
+    assert list(buckets(iter([]), 20)) == []
 
 
-def test_ipc_with_a_tensor_parallel_server_is_refused():
-    connection = Connection("http://127.0.0.1:9", "", 1.0, 0)
-    with pytest.raises(ValueError, match="rollout.tensor=2"):
-        cuda_sender("ipc", connection, RolloutConfig(tensor=2), NOTHING)
-    with pytest.raises(ValueError, match="rollout.engines=8"):
-        cuda_sender("ipc", connection, RolloutConfig(engines=8), NOTHING)
-    with pytest.raises(ValueError, match="rollout.transfer: nccl needs CUDA"):
-        WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="nccl"), NOTHING, cuda=False)
+def test_a_weight_of_any_type_and_layout_travels_as_its_bytes():
+    sent = weights()
+    (bucket,) = buckets(iter(sent.items()), 2**30)
+    for (name, tensor), piece in zip(sent.items(), bucket.packed().split(bucket.sizes), strict=True):
+        assert torch.equal(piece.clone().view(tensor.dtype).view(tensor.shape), tensor), name
+    assert bucket.info()["dtype_names"][:2] == ["float32", "bfloat16"]
+    assert bucket.info()["shapes"][2:4] == [[], [0, 4]]
+
+
+@pytest.mark.parametrize(("transfer", "cuda"), [("nccl", False), ("ipc", False), ("shm", True), ("gloo", True)])
+def test_a_carrier_of_the_other_kind_of_host_is_refused(transfer, cuda):
+    with pytest.raises(ValueError, match=f"rollout.transfer: {transfer} (needs CUDA|is for CPU hosts)"):
+        WeightTransfer([], RolloutConfig(transfer=transfer), NOTHING, cuda=cuda)
 
 
 def test_a_colocated_server_sleeps_while_the_trainer_works_and_wakes_around_the_new_weights(monkeypatch):
     monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
     calls = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        calls.append(request.url.path + (f"?{request.url.query.decode()}" if request.url.query else ""))
-        return httpx.Response(200, json={"weight_version": "3"} if request.url.path == "/weight_info" else {})
+    def answer(pool: object, method: str, path: str, headers: dict, **more: object) -> HTTPResponse:
+        calls.append(path)
+        return HTTPResponse(b'{"weight_version": "3"}' if path == "/weight_info" else b"{}", status=200)
 
-    transfer = WeightTransfer("http://127.0.0.1:9", "", RolloutConfig(transfer="ipc"), NOTHING, cuda=True)
-    transfer.connection._pool = transfer.connection._fresh = httpx.Client(
-        base_url="http://127.0.0.1:9", transport=httpx.MockTransport(answer)
-    )
-    transfer.make_room()
+    connection = Connection("http://127.0.0.1:9", "", 1.0, 0)
+    transfer = WeightTransfer([connection], RolloutConfig(transfer="ipc"), NOTHING, cuda=True)
+    connection._request = answer
+    transfer.make_room(1.0)
     transfer.refit(iter([]), 3)  # the calls are the point, not the weights
     assert calls == [
         "/sleep?level=2",
@@ -132,5 +147,28 @@ def test_a_colocated_server_sleeps_while_the_trainer_works_and_wakes_around_the_
     assert not any("wake" in call for call in calls)
 
 
-def test_the_own_address_is_the_one_on_the_route_to_the_server():
-    assert address_towards("http://127.0.0.1:8000") == "127.0.0.1"
+def test_a_server_that_is_being_started_again_sleeps_with_the_others_before_the_trainer_takes_memory(monkeypatch):
+    # It would load while the trainer takes the same memory. The last of its first answers are those of its successor.
+    monkeypatch.setattr(refit, "POLL_EVERY_S", 0.0)
+    health, slept, start = iter([503, 503, 200]), [], {8: "first", 9: "first"}
+
+    def answer(pool: HTTPConnectionPool, method: str, path: str, headers: dict, **more: object) -> HTTPResponse:
+        assert pool.port is not None
+        if path == "/health":
+            return HTTPResponse(status=next(health))
+        slept.append(pool.port)
+        return HTTPResponse(b"{}", headers={INSTANCE: start[pool.port]}, status=200)
+
+    connections = [Connection(f"http://127.0.0.1:{port}", "", 1.0, 0) for port in (8, 9)]
+    for connection in connections:
+        connection._request = answer
+        connection.call("GET", "/weight_info", "the version")  # by which its start is known
+    slept.clear()
+    start[9] = "second"
+    connections[1].lose("killed")
+    put_to_sleep(connections, 60.0)
+    assert slept == [8, 9] and next(health, None) is None and not connections[1].lost
+    connections[1].lose("killed")
+    monkeypatch.setattr(connections[1], "is_healthy", lambda: False)
+    with pytest.raises(RolloutLost, match="before the update: killed; http://127.0.0.1:9 is not back"):
+        put_to_sleep(connections, -1.0)

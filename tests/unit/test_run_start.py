@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alphamed_nemo.cli import run_start
 from alphamed_nemo.cli.run_start import keep_config, move_aside, own_quickstart, owned, training
 from alphamed_nemo.clinic.bank import embedded_bank
 from alphamed_nemo.config import Config
@@ -204,6 +206,68 @@ def test_the_config_of_every_attempt_is_kept(cfg):
     assert load_config(folder.config).optim.lr == 3e-6
     kept = {path.name: load_config(path).optim.lr for path in folder.attempts.iterdir()}
     assert kept == {"1.yaml": 1e-6, "2.yaml": 2e-6}
+
+
+def test_a_start_that_was_killed_while_it_kept_a_config_costs_no_attempt_and_leaves_none_twice(cfg, monkeypatch):
+    folder = RunFolder.of(cfg)
+    keep_config(cfg)
+    monkeypatch.setattr(run_start, "write_config", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    cfg.optim.lr = 2e-6
+    with pytest.raises(KeyboardInterrupt):
+        keep_config(cfg)
+    monkeypatch.undo()
+    cfg.optim.lr = 3e-6
+    keep_config(cfg)
+    assert load_config(folder.config).optim.lr == 3e-6
+    assert {path.name: load_config(path).optim.lr for path in folder.attempts.iterdir()} == {"1.yaml": 1e-6}
+
+
+def test_a_copy_of_a_config_that_fails_leaves_nothing(cfg, monkeypatch):
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = RunFolder.of(cfg)
+    keep_config(cfg)
+    before = folder.config.read_bytes()
+    monkeypatch.setattr(shutil, "copy2", half)
+    with pytest.raises(OSError, match=r"No space left on device: .*attempts/1\.yaml"):
+        keep_config(cfg)
+    assert list(folder.attempts.iterdir()) == [] and folder.config.read_bytes() == before
+
+
+def test_what_killed_owners_left_half_written_is_removed_and_nothing_of_others(cfg):
+    folder = RunFolder.of(cfg)
+    left = [folder.root / f".{name}.4711.part" for name in ("config.yaml", "metrics.jsonl", ".hashes.json")]
+    left += [folder.attempts / ".3.yaml.4711.part", folder.train.parent / ".train.jsonl.4711.part"]
+    others = [folder.root / ".summary.json.4711.part", folder.eval / ".base.json.4711.part", folder.root / "my.part"]
+    for path in (*left, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    with owned(cfg, "train_grpo"):
+        assert not any(path.exists() for path in left) and all(path.exists() for path in others)
+
+
+def test_a_fresh_start_that_was_killed_while_it_moved_the_earlier_run_is_finished_by_the_next(cfg, monkeypatch):
+    folder = earlier_run(cfg)
+    before = files(folder.root)
+    cfg.run.resume = False
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name.endswith(".fresh"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt), training(cfg, "train_grpo"):
+        pass
+    monkeypatch.undo()
+    assert not folder.root.exists()
+    with training(cfg, "train_grpo"):
+        assert list(files(folder.root)) == ["data/subset.jsonl"]
+    (aside,) = (path for path in folder.root.parent.iterdir() if path != folder.root)
+    assert files(aside) == before
 
 
 def test_the_base_model_is_hashed_once(cfg, monkeypatch, tmp_path):

@@ -65,7 +65,7 @@ def test_training_jobs_hear_of_their_end_in_time_and_can_be_requeued(path: Path)
 def test_the_nodes_of_a_size_are_those_that_its_layout_needs(path: Path) -> None:
     experiment = re.search(r"^train (\w+) ", path.read_text(), re.MULTILINE)[1]
     cfg = composed("train_grpo", [f"experiment={experiment}"])
-    training = int(header(path)["nodes"]) - cfg.plan.rollout_nodes
+    training = int(header(path)["nodes"]) - (cfg.rollout.servers if cfg.rollout.placement == "separate" else 0)
     assert cfg.parallel.world_size == training * int(header(path)["gpus-per-node"])
 
 
@@ -74,7 +74,7 @@ def test_the_chain_orders_its_stages_and_its_dry_run_submits_nothing(tmp_path: P
     sbatch = tmp_path / "sbatch"
     sbatch.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/submitted\nwc -l <{tmp_path}/submitted\n')
     sbatch.chmod(0o755)
-    command = [ROOT / "slurm" / "pipeline.sh", "8b", "--qos=short", "run.name=mine"]
+    command = [ROOT / "slurm" / "pipeline.sh", "8b", "--qos=short", "--nodes=3", "run.name=mine"]
     shown = subprocess.run([*command, "--dry-run"], env=env, capture_output=True, text=True, check=True).stderr
     assert shown.count("sbatch --parsable") == 6 and not (tmp_path / "submitted").exists()
     subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -87,6 +87,7 @@ def test_the_chain_orders_its_stages_and_its_dry_run_submits_nothing(tmp_path: P
     assert after == [name and f"--dependency={name}" for name in expected]
     assert all("--qos=short" in line and "run.name=mine" in line and "experiment=grpo_8b" in line for line in lines)
     assert "--job-name=mine" in lines[2]
+    assert ["--nodes=3" in line for line in lines] == [script == "slurm/grpo_8b.sh" for script in scripts]
 
 
 def test_a_chain_can_start_at_a_later_stage(tmp_path: Path) -> None:
@@ -94,3 +95,76 @@ def test_a_chain_can_start_at_a_later_stage(tmp_path: Path) -> None:
     env = os.environ | {"ALPHAMED_SITE": "none"}
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stderr.splitlines()
     assert [re.search(r"slurm/(\w+)\.sh", line)[1] for line in shown] == ["convert", "evaluate", "report"]
+
+
+def container_environment(cache: Path) -> tuple[dict[str, str], list[str]]:
+    """What a job exports for its containers, and the names whose values win over the image's own."""
+    script = """
+        source slurm/common.sh
+        PORT_BASE=1 container_options
+        for option in "${CONTAINER[@]}"; do [[ $option == --container-env=* ]] && printf '%s\\0' "$option"; done
+        exec env -0
+    """
+    env = {"PATH": os.environ["PATH"], "ALPHAMED_SITE": "none", "ALPHAMED_IMAGE": "image", "ALPHAMED_CACHE": str(cache)}
+    done = subprocess.run(["bash", "-ec", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    listed, *variables = done.stdout.rstrip("\0").split("\0")
+    return dict(line.split("=", 1) for line in variables), listed.partition("=")[2].split(",")
+
+
+def test_what_libraries_write_goes_to_the_cache_in_a_container(tmp_path: Path) -> None:
+    env, listed = container_environment(tmp_path)
+    for name in ("FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "HF_HOME"):
+        assert name in listed
+    assert {"PYTHONPATH", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"} < set(listed)
+    folders = [Path(env[name]) for name in {*listed} - {"PYTHONPATH", "HF_HUB_OFFLINE", "NVIDIA_VISIBLE_DEVICES"}]
+    assert all(folder.is_relative_to(tmp_path) for folder in folders)
+    assert len(set(folders)) == len(folders) == 11
+
+
+@pytest.mark.parametrize(("call", "expected"), [("on_each_node", "void"), ("on_first_node", "all")])
+def test_only_steps_that_have_gpus_see_some_in_a_container(tmp_path: Path, call: str, expected: str) -> None:
+    """Images of CUDA say NVIDIA_VISIBLE_DEVICES=all, and the job's own value wins where --container-env lists it."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    script = f"""
+        source slurm/common.sh
+        container_options
+        HOSTS=(n1) SLURM_JOB_NUM_NODES=1
+        GPUS=8 {call} name true
+        GPUS=0 {call} name true
+    """
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ALPHAMED_SITE": "none", "ALPHAMED_IMAGE": "image"}
+    shown = subprocess.run(
+        ["bash", "-ec", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    ).stdout
+    words = shown.splitlines()
+    exports = [word for word in words if word.startswith("--export=")]
+    assert exports == [f"--export=ALL,NVIDIA_VISIBLE_DEVICES={value}" for value in (expected, "void")]
+    listed = [word for word in words if word.startswith("--container-env=")]
+    assert len(listed) == 2 and all("NVIDIA_VISIBLE_DEVICES" in word.partition("=")[2].split(",") for word in listed)
+
+
+# What the libraries themselves make of these variables, and one kernel that is compiled and kept.
+WRITERS = """
+import sys
+import huggingface_hub.constants, matplotlib, numba, torch, vllm.envs
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+found = [huggingface_hub.constants.HF_HOME, matplotlib.get_cachedir(), matplotlib.get_configdir()]
+found += [numba.config.CACHE_DIR, vllm.envs.VLLM_CACHE_ROOT, vllm.envs.VLLM_CONFIG_ROOT, cache_dir()]
+torch.compile(lambda x: (x.sin() + 1).cos())(torch.ones(64))
+import alphamed_nemo.grpo.worker, alphamed_nemo.rewards.server, nemo.utils.exp_manager, vllm.entrypoints.cli.main
+print("\\n".join(map(str, found)))
+"""
+
+
+@pytest.mark.nightly
+def test_trainer_rewards_and_vllm_start_where_nothing_can_be_written_at_home(tmp_path: Path) -> None:
+    env, _ = container_environment(tmp_path)
+    # A home of which nothing can be made: in one that is read-only, root could still write.
+    env |= {"HOME": "/dev/null/home", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", WRITERS], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [Path(line) for line in done.stdout.splitlines()[-7:]]
+    assert len(found) == 7 and all(path.is_relative_to(tmp_path) for path in found), found
+    assert any((tmp_path / "inductor").rglob("*.so"))

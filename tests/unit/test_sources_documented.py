@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alphamed_nemo.cli import recipe
+from alphamed_nemo.cli import arguments, recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.limits import check_values
 from alphamed_nemo.config.run_folder import fill_paths
@@ -23,7 +23,8 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 OWN = re.findall(
     r"^```(\w+)\n(.*?)^```", PAGE.split("\n## Your own questions\n")[1].split("\n## ")[0], re.MULTILINE | re.DOTALL
 )
-FILES = {re.match(r"# (\S+)\n", text)[1]: text for kind, text in BLOCKS if kind == "yaml"}
+FILES = {re.search(r"^# (conf/\S+)\n", text, re.MULTILINE)[1]: text for kind, text in BLOCKS if kind == "yaml"}
+SETS = [name for name in FILES if name.startswith("conf/sources/")]
 
 
 @pytest.fixture
@@ -32,7 +33,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(recipe, "CONF", tmp_path / "conf")
+    for module in (arguments, recipe):
+        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -42,7 +44,7 @@ def run_prepare_data(command: str) -> Config:
     """What `./run prepare_data ...` does, in this process."""
     program, name, *overrides = shlex.split(command)
     assert (program, name) == ("./run", "prepare_data")
-    recipe.check_overrides(overrides)
+    arguments.check_arguments(overrides)
     cfg = recipe.composed(name, overrides)
     check_values(cfg)
     return fill_paths(cfg)
@@ -54,15 +56,15 @@ def commands() -> list[str]:
 
 
 def test_every_file_of_the_page_is_a_set_of_sources_that_a_command_of_it_names() -> None:
-    assert set(FILES) == {"conf/sources/mine.yaml", "conf/sources/ward.yaml"}
-    for name in FILES:
+    assert set(SETS) == {"conf/sources/mine.yaml", "conf/sources/ward.yaml"}
+    for name in SETS:
         assert any(f"sources={Path(name).stem}" in command for command in commands())
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_of_the_page_composes(project: Path, command: str) -> None:
     cfg = run_prepare_data(command)
-    assert cfg.data.source == "sources" and cfg.sources.train
+    assert cfg.data.source == "sources" and (cfg.sources.train or cfg.sources.evaluation)
     for name, source in (cfg.sources.train | cfg.sources.evaluation).items():
         assert (source.set or name) in LOADERS
 
@@ -71,8 +73,9 @@ def test_the_readers_own_questions_become_a_run(project: Path) -> None:
     """Steps 1 to 3 of the page, to the files that it promises."""
     import prepare_data
 
-    questions, sources, command = (text for _, text in OWN)
-    assert [kind for kind, _ in OWN] == ["json", "yaml", "bash"] and sources == FILES["conf/sources/ward.yaml"]
+    questions, sources, command, experiment = (text for _, text in OWN[:4])
+    assert [kind for kind, _ in OWN] == ["json", "yaml", "bash", "yaml", "bash", "bash"]
+    assert (sources, experiment) == (FILES["conf/sources/ward.yaml"], FILES["conf/experiment/ward.yaml"])
     (project / "my_questions.jsonl").write_text(questions, encoding="utf-8")
     prepare_data.prepare_data(run_prepare_data(command))
 

@@ -8,24 +8,6 @@ from alphamed_nemo.data.sources import SourceConfig, load_source
 FOUR = ["Aspirin", "Heparin", "Warfarin", "Insulin"]
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Writes rows as `<repository>/<subset>/<split>-….parquet` and returns the repository's path."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-    def write(rows, split, subset="", features=None):
-        repository = tmp_path / "repository"
-        folder = repository / (subset or "data")
-        folder.mkdir(parents=True)
-        datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
-        if subset:
-            files = f"  data_files:\n  - split: {split}\n    path: {subset}/*\n"
-            (repository / "README.md").write_text(f"---\nconfigs:\n- config_name: {subset}\n{files}---\n")
-        return str(repository)
-
-    return write
-
-
 def medmcqa_rows(cops):
     options = dict(zip(("opa", "opb", "opc", "opd"), FOUR, strict=True))
     return [

@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from alphamed_nemo.policy.weights import hf_shapes
-from alphamed_nemo.policy.weights.table import WeightTable
+from alphamed_nemo.policy.weights.table import WeightTable, hf_shapes
 
 SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, vocab_size=70)
 

@@ -63,13 +63,14 @@ LEADS = frozenset(
 SUPERLATIVES = frozenset("most best correct right least".split())
 EXCEPTIONS = frozenset(("incorrect", "inaccurate", "false", "untrue", "wrong", "exception", "odd one"))
 
-# answer → its verb or colon: "answer to this question would therefore be", '"answer_choice":', "answer**:", "answer ⇒"
+# answer → its verb or colon: "answer to this question would therefore be", '"answer_choice":', "answer**:", "answer ⇒";
+# with more words between them no "=" or "-", which may be anywhere in a formula
 LINK = re.compile(
     rf"""(?:[ _-]?(?:choice|option|letter|selection|key|index|idx|id|s|selected|label))?(?:\(s\))?
     [*_`"'\])}}>]{{0,8}}\s{{0,3}}
-    (?:(?:to|for|of|in|here|given|from|among|based|according|that|which|i|we|you|at|with)\b[^.!?:\n]{{0,90}}?)?
+    (?P<more>(?:to|for|of|in|here|given|from|among|based|according|that|which|i|we|you|at|with)\b[^.!?:\n]{{0,90}}?)?
     [*_`"')]{{0,6}}\s{{0,3}}(?:,\s{{0,2}}{_ADVERB},?\s{{0,2}})?
-    (?:(?:{_ADVERB}\s+){{0,2}}{_VERB}|[:=]|-{{1,2}}>?\s|→|⇒|=>|\n|>|是|为|选)""",
+    (?:\b(?:{_ADVERB}\s+){{0,2}}{_VERB}|:|(?(more)->|(?:[=>]|-{{1,2}}>?\s))|→|⇒|=>|\n|是|为|选)""",
     re.X,
 )
 # between the link and the letter: fillers and opening marks
@@ -79,6 +80,22 @@ OPENING = re.compile(
        |given\ by|indicated\ by|following|indicated\ as|clear|definite|clearly|is|be|selected|final|correct|best|one
        |i\ think|i\ believe|i\ would\ say)\b){{0,40}}""",
     re.X,
+)
+# instead of a choice: "the answer is none of the above", '"answer": "not enough information"'
+NO_OPTION = re.compile(
+    r"[\s\"'*_(:]{0,6}(?:none\b|neither\b|nothing\b"
+    r"|not (?:listed|provided|available|given|present|among|any|enough|possible)\b"
+    r"|no (?:\w+ ){0,2}(?:answer|option|choice)s?\b|unknown\b|undetermined|information not\b|insufficient\b"
+    r"|(?:cannot|can't) be\b|unable to\b|n/a\b|all of (?:the above|them|these)\b)"
+)
+# after a statement: what it states is no option
+NOT_OFFERED = re.compile(
+    r"\b(?:this|that|it|which|answer|value|result)\s(?:is|was)(?:n't| not)"
+    r"\s(?:(?:an? |any |one )?(?:of the |of these )?(?:given |provided |listed |available )?"
+    r"(?:options?|choices?)\b(?! for)"
+    r"|(?:among|in|listed|given|provided|present)\b[^.!?\n]{0,30}\b(?:options|choices|list)\b)"
+    r"|\b(?:no|none of the) (?:\w+ ){0,2}(?:options?|choices?|answers?) (?:(?:given|provided|listed|offered|above) )?"
+    r"(?:is correct|are correct|match(?:es)?|fits?)\b"
 )
 BLANKS = re.compile(r"[\s*_]{0,20}")
 MARKS = re.compile(r"[\s*_`\"'$>(\[{:<#=,-]{0,20}")
@@ -141,9 +158,9 @@ CONNECTIVE = re.compile(
     r"|reason)\b"
 )
 ANOTHER_LETTER = re.compile(
-    r"[\s*_)\]\"']{0,6}(?:,|/|&|\+|;|and|or|and/or|vs\.?|versus)(?:\s+(?:possibly|maybe|perhaps|also|either"
+    r"[\s*_)\]\"'$]{0,6}(?:,|/|&|\+|;|and|or|and/or|vs\.?|versus)(?:\s+(?:possibly|maybe|perhaps|also|either"
     r"|alternatively))?[\s,]*(?:or\s+|and\s+)?(?:also |option "
-    r"|choice )?[(\[*\"']{0,4}([a-z])(?=[)\]}*\"']{0,4}\s*(?:[.,;:!/&+)}\n]|$|and\b|or\b|are\b|both\b|as\b"
+    r"|choice )?[(\[*\"'$]{0,4}([a-z])(?=[)\]}*\"'$]{0,4}\s*(?:[.,;:!/&+)}\n]|$|and\b|or\b|are\b|both\b|as\b"
     r"|depending\b))"
 )
 OTHERS_WRONG = re.compile(  # after "C, A and B": the letters that follow are another sentence's subject

@@ -16,6 +16,7 @@ SHORT_LINE = 100  # characters; a letter with other words than its option's afte
 SENTENCE = 300  # characters looked back for the start of the last sentence
 LISTS = 3000  # characters looked back for the list that a last line may belong to
 LISTED = ""
+_WORD = re.compile(r"[A-Za-z0-9]")
 _CLOSING = " \n\t`*_$\\])}>\"'.!"
 _BULLET = " \t-•>*#_→➡✅✔☑️👉"
 _LABELLED = re.compile(r"[\s>*#_(\[-]{0,6}(?:option |choice )?([a-z])(?:[)\].:*]|\n|$)", re.I)
@@ -47,6 +48,8 @@ _NAMED = re.compile(r"\b(?:option|choice|answer)\s{1,2}[(\[*\"']{0,3}$")
 _MAPPING = re.compile(
     r"\b(?:consistent with|correspond\w*|match\w*|points? to|fits|leads? to|which is|this is|align\w* with|supports?)\b"
 )
+_LINE_ANSWER = re.compile(r"\W*(?:the |my |final |correct ){0,3}answer(?: is|:)[\s:(*]*([a-j])\b", re.I)
+_STATED_LETTER = re.compile(r"(?i:\b(?:answer|option|choice)(?: is|:)?[\s:(\[*]{1,6})([A-Z])[)\].:*]{0,4}$")
 _OPENING_WORD = re.compile(r"[\s*_\"'#]{0,6}(yes|no|maybe)\b[*_\"']{0,3}(?:[,.;:!\n]|\s*$|\s+[-–—])", re.I)
 
 
@@ -60,13 +63,13 @@ def read_ending(text: str, choices: Choices) -> str | None:
     last_box = text.rfind(BOX, max(0, len(text) - 60))
     if last_box >= 0:
         content = box_content(text, last_box)
-        if content and last_box + len(BOX) + len(content) + 12 >= len(text):
+        if content and not _WORD.search(text, last_box + len(BOX) + len(content) + 2):
             before = text[max(0, last_box - LOOK_BACK) : last_box].lower()
             return None if refused(before, len(before), len(before)) else read_box(content, choices)
     body = text.rstrip(_CLOSING)
     start = body.rfind("\n") + 1
     line = body[start:].lstrip(_BULLET)
-    if not line:
+    if not line or text.rfind("\\[", start) > text.rfind("\\]", start):  # within a formula
         return None
     if len(line) <= max(SHORT_LINE, choices.longest + LABEL_CHARS):
         letter = _last_line(line, body[:start].rstrip(), text, choices)
@@ -97,6 +100,9 @@ def _last_line(line: str, before: str, text: str, choices: Choices) -> str | Non
         return letter
     if previous.endswith(":") and cues.HEDGE.search(previous.lower()):
         return None
+    stated = _STATED_LETTER.search(previous[-SHORT_LINE:])
+    if stated and stated[1] != letter and stated[1] in choices.letters and normalise(line) in choices.by_text:
+        return letter if doubtful(previous.lower()) else AMBIGUOUS
     if letter != AMBIGUOUS and _ends_list(line, letter, before, previous, choices):
         return LISTED
     return letter
@@ -236,7 +242,7 @@ def read_opening(text: str, choices: Choices) -> str | None:
             return None if letter == AMBIGUOUS else letter
     line = first.strip(_BULLET)
     first = line[:SENTENCE]
-    if _UNFINISHED.search(first):
+    if _UNFINISHED.search(first) or BOX in first:
         return None
     letter = read_whole(first, choices, paraphrase=not choices.texts and len(first) <= SHORT_LINE)
     breaks_off = not rest and letter is not None and _cut_off(first, letter, text, choices)
@@ -252,3 +258,12 @@ def read_opening(text: str, choices: Choices) -> str | None:
     following = _LABELLED.match(second)
     listed = following and ord(following.group(1).upper()) == ord(letter) + 1
     return None if listed or normalise(second.lstrip(_BULLET)) in choices.by_text else letter
+
+
+def ends_on_several(text: str) -> bool:
+    """Whether the last three lines of `text` state three different answers, as after a prompt with worked examples."""
+    if text.count("nswer", max(0, len(text) - SENTENCE)) < 3:
+        return False
+    lines = [line for line in text[-SENTENCE:].split("\n") if line.strip()][-3:]
+    found = [_LINE_ANSWER.match(line) for line in lines]
+    return len({stated[1].upper() for stated in found if stated}) == 3

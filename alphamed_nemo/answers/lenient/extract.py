@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 
 from alphamed_nemo.answers.lenient import cues
-from alphamed_nemo.answers.lenient.endings import read_ending, read_opening
+from alphamed_nemo.answers.lenient.endings import ends_on_several, read_ending, read_opening
+from alphamed_nemo.answers.lenient.named import read_named
 from alphamed_nemo.answers.lenient.reading import Text
-from alphamed_nemo.answers.lenient.statements import Statement, statement_at
+from alphamed_nemo.answers.lenient.statements import Statement, contradicted, statement_at
 from alphamed_nemo.answers.lenient.turns import before_turns
+from alphamed_nemo.answers.lenient.usual import read_usual
 from alphamed_nemo.answers.options import AMBIGUOUS, Choices
 from alphamed_nemo.answers.plain import readable, spelt_out
 
@@ -42,8 +44,11 @@ def _extract(text: str, choices: Choices) -> str | None:
     cut_off = _OPEN_END.search(text, max(0, len(text) - 3))
     if cut_off:
         text = text[: cut_off.start()].rstrip()
-    if not text:
+    if not text or ends_on_several(text):
         return None
+    usual = read_usual(text, choices)
+    if usual is not None:
+        return usual
     ending = read_ending(text, choices)
     if ending is not None:
         return None if ending == AMBIGUOUS else ending
@@ -62,7 +67,7 @@ def _extract(text: str, choices: Choices) -> str | None:
         tried, done = tried + len(keys), reach
         if reach >= len(text) or tried > MAX_CUES or (weak and reach > STRONG_REACH):
             break
-    return weak or read_opening(text, choices)
+    return weak or read_opening(text, choices) or read_named(text, choices)
 
 
 def _without_special_tokens(text: str) -> str:
@@ -84,7 +89,7 @@ def _last_statement(window: Text, keys: list[re.Match], weak: str | None) -> tup
         if statement is None:
             continue
         tail = window.low[statement.end :]
-        if cues.RETRACTION.search(tail):
+        if cues.RETRACTION.search(tail) or cues.NOT_OFFERED.search(tail) or contradicted(window, statement):
             return Statement(AMBIGUOUS, statement.end), weak
         if not statement.weak:
             return statement, weak

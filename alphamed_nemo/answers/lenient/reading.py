@@ -5,19 +5,31 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from alphamed_nemo.answers.boxed import BOX, box_content
 from alphamed_nemo.answers.lenient import cues
 from alphamed_nemo.answers.lenient.guards import unfinished
-from alphamed_nemo.answers.options import AMBIGUOUS, EPITHET, Choices, is_letter
-from alphamed_nemo.answers.plain import normalise, plain
+from alphamed_nemo.answers.options import AMBIGUOUS, AROUND, EPITHET, Choices, is_letter, read_box
+from alphamed_nemo.answers.plain import normalise, plain, replaced
 
-_PLAIN = str.maketrans("’‘“”：（）＝–—−", "''\"\":()=---")
-_ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ’‘“”：（）＝–—−", "abcdefghijklmnopqrstuvwxyz''\"\":()=---")
+_PLAIN = {ord(char): plainly for char, plainly in zip("’‘“”：（）＝–—−", "''\"\":()=---", strict=True)}
+_TYPOGRAPHIC = re.compile("[’‘“”：（）＝–—−]")
+_ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 _LETTER = re.compile(  # not one with a sub- or superscript, a sign or a prime
     r"[a-z](?![a-z0-9'^′⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄₅₆₇₈₉₊₋]|[-–][a-z0-9]|[$*]{0,2}_[$*]{0,2}[a-z0-9{+-]|\$?\^|[+%°])"
 )
 _CLOSERS = re.compile(r"[)\]}\"'*`$>_]{0,6}")
+_ARTICLE_FIRST = ("t", "a", "i")
 _ARTICLE = re.compile(r"(?:the|an?|it's|it is)\s+")
 _WORD_END = re.compile(r"(?![a-z0-9])(?!-[a-z0-9])(?!\.[0-9])")
+_FORMULA = re.compile(  # after a letter: it is a variable, "b = 0.5", "h \\nu", "(A (I - 1)"
+    r"\s{0,2}(?:[=^<≈≤≥≠×·÷]\s?[\w\\$({-]|\\(?:[a-z]{2,}|[,;])|=\s?$)"
+)
+_JOINED = re.compile(r"\s?(?:,|/|and|or|vs)\s")
+_LETTER_AFTER = re.compile(r"\s?[(\[](?:option |choice )?([a-z])[)\]]")
+_BESIDE = re.compile(  # between a letter and a text that says which option is meant
+    r"(?:,?\s(?:which|that) is\b|,?\s(?:namely|i\.e\.),?|(?P<apart>[.,:;]|\s?(?:[-–—=](?=\s)|\n)))?[\s*_`\"'$(\[]{0,8}"
+)
+_WHOLE = re.compile(r"[)\]\"'*_`$ ]{0,4}(?:[.!}<\n]|$|,?\s(?:because|since|as|which|due)\b)")
 OPENERS = "([{\"'*<`$_"
 STOPS = ".,;:!)]}\"'*`>\n|<"
 NEAR = 16  # characters: marks before a "not", an article before an option's text
@@ -43,8 +55,9 @@ class Text:
         low = raw.lower()
         if raw.isascii():
             return cls(raw, low, choices)
-        low = low.translate(_PLAIN) if len(low) == len(raw) else raw.translate(_ASCII_LOWER)
-        return cls(raw, low, choices)
+        if len(low) != len(raw):
+            low = raw.translate(_ASCII_LOWER)
+        return cls(raw, replaced(low, _TYPOGRAPHIC, _PLAIN), choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,8 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
     if turned:
         position = turned.end()
     start = _past(cues.OPENING, low, position)
+    if start - position > len(BOX) and (box := low.find(BOX, position, start)) >= 0:
+        return _boxed(text, box)
     own = _own_text_after(text, position, start) if texts and text.choices.longest else None
     if own is None:
         own = letter_at(text, start, colon)
@@ -88,7 +103,29 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
         return own
     if cues.CONDITION.match(low, own.end) or cues.SUBJECT.match(low, own.end) or _asked(text, own.end):
         return None
-    return own
+    return Choice(AMBIGUOUS, own.end) if not own.by_text and _is_another_text(text, own) else own
+
+
+def _is_another_text(text: Text, chosen: Choice) -> bool:
+    """Whether the text of another option stands beside the letter: "the answer is (A) Warfarin" where that is B.
+
+    After a stop, comma, colon or dash only as a whole: "the answer is C. Aspirin would bleed" goes on to another one.
+    """
+    choices = text.choices
+    beside = _BESIDE.match(text.low, chosen.end) if choices.longest else None
+    other = own_text_at(text, beside.end()) if beside and beside.end() > chosen.end else None
+    if beside is None or other is None or other.letter in (chosen.letter, AMBIGUOUS):
+        return False
+    if choices.text_of(chosen.letter).startswith(choices.text_of(other.letter)):  # its own, shortened
+        return False
+    return not beside["apart"] or _WHOLE.match(text.low, other.end) is not None
+
+
+def _boxed(text: Text, start: int) -> Choice | None:
+    """The choice that the box at `start` holds, which is the whole of it."""
+    content = box_content(text.raw, start)
+    letter = read_box(content, text.choices) if content else None
+    return Choice(letter, text.raw.index(content, start) + len(content) + 1) if content and letter else None
 
 
 def _asked(text: Text, end: int) -> bool:
@@ -121,7 +158,7 @@ def _own_text_after(text: Text, position: int, start: int) -> Choice | None:
 def own_text_at(text: Text, start: int) -> Choice | None:
     """The option whose own text stands at `start`; the longest where several fit."""
     choices = text.choices
-    article = _ARTICLE.match(text.low, start)
+    article = _ARTICLE.match(text.low, start) if text.low[start : start + 1] in _ARTICLE_FIRST else None
     for begin in (start, article.end()) if article else (start,):
         if not text.low.startswith(choices.heads, begin):
             continue
@@ -138,7 +175,7 @@ def _read_own(text: Text, begin: int, shown: str, own: str) -> Choice | None:
     shared = letter == AMBIGUOUS
     if shared:  # unless its case tells which option it is
         letter = choices.letter_of(plain(text.raw[begin : begin + len(shown) + 60])[: len(own)]) or AMBIGUOUS
-    if is_letter(own):
+    if is_letter(own.strip(AROUND)):
         return None
     end = begin + len(own)
     if (
@@ -148,10 +185,10 @@ def _read_own(text: Text, begin: int, shown: str, own: str) -> Choice | None:
         and not cues.CONNECTIVE.match(rest[1:])
     ):
         return None
-    joined = re.match(r"\s?(?:,|/|and|or|vs)\s", rest)
+    joined = _JOINED.match(rest)
     if joined and any(rest.startswith(t, joined.end()) for t in choices.texts if t and (t != own or shared)):
         return Choice(AMBIGUOUS, end, True)
-    shown_letter = re.match(r"\s?[(\[](?:option |choice )?([a-z])[)\]]", rest)
+    shown_letter = _LETTER_AFTER.match(rest)
     named = shown_letter.group(1).upper() if shown_letter else ""
     if letter == AMBIGUOUS and named and named in choices.letters and choices.text_of(named) == own:
         return Choice(named, end, True)
@@ -172,8 +209,12 @@ def letter_at(text: Text, start: int, colon: bool) -> Choice | None:
     punctuated = opened or after > start + 1 or stop == "" or stop in STOPS
     if letter not in choices.letters:
         return Choice(AMBIGUOUS, after) if is_upper and letter != "I" and punctuated else None
+    if _is_variable(text, start, after, letter):
+        return None
+    if raw[start] in choices.items:
+        return Choice(AMBIGUOUS, after)
     other = cues.ANOTHER_LETTER.match(low, after)
-    if other and other.group(1).upper() in choices.letters and other.group(1).upper() != letter:
+    if other and other.group(1).upper() != letter and _is_option_like(raw[other.start(1)], choices):
         mark = low[after : after + 4].lstrip()[:1]
         apart = {",": cues.OTHERS_WRONG, ";": cues.ANOTHER_SENTENCE}.get(mark)
         if apart is None or not apart.match(low, other.end()):
@@ -197,3 +238,30 @@ def letter_at(text: Text, start: int, colon: bool) -> Choice | None:
         return Choice(letter, after)
     own = own_text_at(text, follow)
     return Choice(letter, after) if own and own.letter == letter and is_upper else None
+
+
+def _is_option_like(shown: str, choices: Choices) -> bool:
+    """Whether a letter beside another makes several answers of them: an option's, or any capital one but "I"."""
+    return shown.upper() in choices.letters or (shown.isupper() and shown != "I")
+
+
+def _is_variable(text: Text, start: int, after: int, letter: str) -> bool:
+    """Whether the letter at `start`, with its closing marks up to `after`, belongs to a formula."""
+    low = text.low
+    opener = low[start - 1 : start]
+    if after == start + 1:
+        if opener == "$" and low[after : after + 1] not in (".", ":", ")", ""):
+            return True
+        if opener in ("(", "[") and low.startswith(("(", " ("), after):
+            return True
+    elif (
+        opener == "{"
+        and "$" in low[max(0, start - NEAR) : start]
+        and low[after - 1] == "}"
+        and low[after : after + 1] != "$"
+    ):
+        return True  # "$\\mathrm{d} p"
+    if not _FORMULA.match(low, after):
+        return False
+    own = own_text_at(text, _past(cues.MARKS, low, after))
+    return own is None or own.letter != letter

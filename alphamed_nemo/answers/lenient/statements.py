@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from alphamed_nemo.answers.boxed import BOX, box_content
 from alphamed_nemo.answers.lenient import cues
@@ -18,6 +19,23 @@ _BEFORE_OWN = re.compile(  # what may stand before an option's text that is the 
     r"(?:^|[.,:;!?(]\s?|\b(?:therefore|thus|hence|so|that|think|believe|the|an?|only|clearly|conclude)\s)$"
 )
 _LABEL_BEFORE = re.compile(r"(?<![a-z0-9])[(\[*]{0,3}[a-z][).:\]]{1,2}[\s*]{0,3}.{0,8}$")  # "C. " before its text
+_IN_APPOSITION = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice)\s[(\[*]{0,3}([A-Za-z])[)\]*]{0,3},\s[^,\n]+,\s$"
+)  # "option C, ibuprofen, is"
+_BY_LETTER = re.compile(r"\b[A-Za-z][)\].:*]*\s*$|\b(?:option|choice|answer)\b")
+_VERDICT = re.compile(r"\s(is)\s(?:correct|right)\b")
+_MATTER = frozenset(("solution", "result", "response", "option"))  # "the volume of the solution is 5 l"
+# After these, which formulas use, too, a letter may be a variable.
+_OF_FORMULAS = cues.LEADS | cues.VERBS | {"it is", "solution", "result", "label", "most", "best", "least"}
+_MATH_LETTER = re.compile(
+    r"(?:\$|\\\()\s?(?:\\(?:mathrm|mathbf|mathit|text|textbf)\s?\{)?([A-Za-z])\}?[*_]{0,2}\s?(?:\$|\\\))"
+)
+_SMALL_LETTER = re.compile(r"\s[a-z],\s")
+_SENTENCE_OVER = re.compile(r"[*_\s]{0,3}(?:[.!]?(?:\s|$)(?![a-z]))")
+_PART_OF = re.compile(
+    r"\b(?:of|in|into|to|with|from|for)\s(?:(?:the|this|that|each|a|an)\s)?"
+    r"(?:(?!(?:correct|right|best|final|chosen)\s)[a-z]+\s)?$"
+)
 _NONE_OF = re.compile(
     r"\W*(?:(?:therefore|thus|so|hence|but|overall|i think|i believe)\W{1,3})?(?:that )?(?:none|neither"
     r"|not (?:one|any)) of (?!the (?:other|remaining|rest)|those|these other)"
@@ -30,17 +48,49 @@ _ENTRY_END = re.compile(r"[ .,;)*]*(?:\n|$|\(?[a-z][).:])")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """An answer (or AMBIGUOUS) stated up to `end` of its window; weak where only an option's text was named, without
-    the word answer."""
+    """An answer, or AMBIGUOUS, stated in a window.
+
+    Attributes:
+        letter: a letter of the choices, or AMBIGUOUS.
+        end: position after the statement.
+        weak: only an option's text was named, without the word answer.
+        verdict: no more than "C is correct", which may be said of several options in turn.
+    """
 
     letter: str
     end: int
     weak: bool = False
+    verdict: bool = False
 
 
 def statement_at(window: Text, key: re.Match) -> Statement | None:
     """What the cue word `key` states, if it opens a statement at all."""
-    return _READERS.get(key[1], _predicate)(window, key[1], *key.span(1))
+    statement = _READERS.get(key[1], _predicate)(window, key[1], *key.span(1))
+    return None if statement and key[1] in _OF_FORMULAS and _is_variable(window, statement) else statement
+
+
+def _is_variable(window: Text, statement: Statement) -> bool:
+    """Whether the letter that a statement ends on is a variable: "so $c$ and $d$ are even", "so d, the sum, grows".
+
+    A small letter is one in TeX's math, and after a word that leads to a statement one that is followed by a comma; a
+    capital one in math where its sentence goes on.
+    """
+    letters = list(_MATH_LETTER.finditer(window.raw, max(0, statement.end - 20), statement.end + 3))
+    found = letters[-1] if letters else None
+    if found is None or found.end() < statement.end:
+        return _SMALL_LETTER.match(window.raw, statement.end - 2) is not None
+    return found[1].islower() or _SENTENCE_OVER.match(window.raw, found.end()) is None
+
+
+def contradicted(window: Text, statement: Statement) -> bool:
+    """Whether another option was called correct before, as one of several that are gone through."""
+    if not statement.verdict:
+        return False
+    for found in _VERDICT.finditer(window.low, 0, statement.end):
+        other = _predicate(window, "is", *found.span(1))
+        if other is not None and other.verdict and other.letter != statement.letter:
+            return True
+    return False
 
 
 def _box(window: Text, word: str, start: int, end: int) -> Statement | None:
@@ -70,8 +120,12 @@ def _after_noun(window: Text, word: str, start: int, end: int) -> Statement | No
         return _bare_noun(window, start, end) if word == "answer" else None
     if link.group()[-1] == "\n" and not cues.HEADING.search(window.low, max(0, start - 40), start):
         return None
+    if word in _MATTER and _PART_OF.search(window.low, max(0, start - 40), start):
+        return None
     colon = link.group()[-1] in ":=\n>"
     choice = read_choice(window, link.end(), colon)
+    if choice is None and word == "answer" and cues.NO_OPTION.match(window.low, link.end()):
+        return None if refused(window.low, start, link.end()) else Statement(AMBIGUOUS, link.end())
     if choice is None or refused(window.low, start, choice.end, "would" in link.group()) or _is_list(window, choice):
         return None
     weak = choice.by_text and not word.startswith(
@@ -100,7 +154,9 @@ def _bare_noun(window: Text, start: int, end: int) -> Statement | None:
     if not low.startswith(" ", end):
         return None
     before = low[max(0, start - 12) : start]
-    if not before.endswith(("\n", "\n**", "final ", "correct ", "best ", "i'd ", "i would ")):
+    if not before.endswith(
+        ("\n", "\n**", "final ", "correct ", "best ", "i'd ", "i would ", "making the ", "makes the ")
+    ):
         return None
     choice = read_choice(window, end)
     if choice is None or choice.by_text or refused(low, start, choice.end):
@@ -207,6 +263,9 @@ def _predicate(window: Text, word: str, start: int, end: int) -> Statement | Non
     weak = not _STRONG.search(predicate.group())
     own = _own_text_before(window, start)
     if own:
+        beside = _IN_APPOSITION.search(window.raw, max(0, start - own.end - 24), start)
+        if beside and beside[1].upper() in window.choices.letters and beside[1].upper() != own.letter:
+            return Statement(AMBIGUOUS, predicate.end())
         shown = window.choices.text_of(own.letter) if own.letter != AMBIGUOUS else ""
         found = low.rfind(shown[:12], max(0, start - own.end - 40), start) if shown else -1
         begin = found if found >= 0 else start - own.end
@@ -224,8 +283,9 @@ def _predicate(window: Text, word: str, start: int, end: int) -> Statement | Non
     if subject is None or refused(low, subject.end, predicate.end(), "would" in predicate.group()):
         return None
     shown = window.raw[begin:start]
-    named = not re.search(r"\b[A-Za-z][)\].:*]*\s*$|\b(?:option|choice|answer)\b", shown)
-    return Statement(subject.letter, predicate.end(), named and weak)
+    named = not _BY_LETTER.search(shown)
+    verdict = _VERDICT.fullmatch(low, start - 1, predicate.end()) is not None
+    return Statement(subject.letter, predicate.end(), named and weak, verdict)
 
 
 def _subject(window: Text, begin: int, end: int) -> Choice | None:
@@ -269,14 +329,18 @@ def _own_text_before(window: Text, end: int) -> Choice | None:
     return Choice(letter, len(own) + 1) if letter and _BEFORE_OWN.search(shown[: len(shown) - len(own)]) else None
 
 
+@cache
+def _label_of(letter: str) -> re.Pattern[str]:
+    return re.compile(rf"[\s,;(*]{letter}[).:]\**\s*")
+
+
 def _is_list(window: Text, choice: Choice) -> bool:
     """Whether the options themselves were listed after the cue ("choose the best answer: A. ... B. ...")."""
     letters = window.choices.letters
     if choice.by_text or choice.letter not in letters[:-1]:
         return False
     following = letters[letters.index(choice.letter) + 1]
-    label = re.compile(rf"[\s,;(*]{following.lower()}[).:]\**\s*")
-    found = label.search(window.low, choice.end, choice.end + 300)
+    found = _label_of(following.lower()).search(window.low, choice.end, choice.end + 300)
     if found is None:
         return False
     own = window.choices.text_of(following)

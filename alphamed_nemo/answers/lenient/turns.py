@@ -14,8 +14,9 @@ MOST = 8  # turns looked at
 STEM = 2000  # characters looked back for the beginning of a question that ends in a list of options
 
 _HEADING = re.compile(
-    r"\n[\s#*_>\[-]{0,8}+(?:(?:(?:New|Next|Another|The next) )?(?:[Qq]uestion|QUESTION|Q)s?"
-    r"(?: ?(?:[Nn]o\. ?|#)?\d{1,4})?[\])*_ ]{0,4}(?:[:.]|\n)|(?:Next|Another) question\b|Problem #?\d{1,4}\b"
+    r"\n[\s#*_>\[(+•·~-]{0,8}+(?:\d{1,3}[.)] ?)?[*_]{0,2}"
+    r"(?:(?:(?:New|Next|Another|The next) )?(?:[Qq]uestion|QUESTION|[Qq]ues|MCQ|Q)s?"
+    r"(?:[ .]?(?:[Nn]o\. ?|#)?\d{1,4})?[\])*_ ]{0,4}?(?:[:.\])]|\n)|(?:Next|Another) question\b|Problem #?\d{1,4}\b"
     r"|(?:Human|User|Instruction)\s?:|(?<=#) Instructions?\b)"
 )
 _TOKEN = re.compile(
@@ -27,7 +28,7 @@ _LIST = re.compile(r"\n[ *(]{0,4}+A[).:][ *]{1,4}(?=\S)")
 def before_turns(text: str, choices: Choices) -> Iterator[tuple[str, bool]]:
     """What stands before each turn, and whether nothing after it counts even where this holds no answer."""
     turns = []
-    if _may_have_heading(text):
+    if "\n" in text and _may_have_heading(text):
         turns += [turn.start() for turn in islice(_HEADING.finditer(text), MOST)]
     if "|>" in text or "[INST]" in text:
         turns += [turn.start() for turn in islice(_TOKEN.finditer(text), MOST)]
@@ -35,7 +36,7 @@ def before_turns(text: str, choices: Choices) -> Iterator[tuple[str, bool]]:
         head = text[:start].rstrip()
         if head:
             yield head, len(head.split(maxsplit=INTRODUCTION)) > INTRODUCTION
-    if "\n\n" not in text or ("?" not in text and "-old" not in text):
+    if not ("\n\n" in text and ("?" in text or "-old" in text) and ("A." in text or "A)" in text or "A:" in text)):
         return
     for entry in islice(_LIST.finditer(text), MOST):
         stem = text[max(0, entry.start() - STEM) : entry.start()].rstrip()
@@ -53,7 +54,7 @@ def _may_have_heading(text: str) -> bool:
     """A quick test, which most responses fail."""
     return (
         "uestion" in text
-        or "\nQ" in text
+        or "Q" in text
         or "Human:" in text
         or "User:" in text
         or "Instruction" in text

@@ -6,13 +6,18 @@ from alphamed_nemo import user_code
 from alphamed_nemo.config.sources import SourceConfig, SourcesConfig
 from alphamed_nemo.data.sources.alphamed19k import AlphaMed19K
 from alphamed_nemo.data.sources.base import Loaded, Loader, SetAside, load
+from alphamed_nemo.data.sources.exams import CareQA, HeadQA, MedConceptsQA, MedHALT, MetaMedQA, PubHealthBench
 from alphamed_nemo.data.sources.gpqa import GPQA
+from alphamed_nemo.data.sources.medbullets import Medbullets
+from alphamed_nemo.data.sources.medcalc import MedCalc
 from alphamed_nemo.data.sources.medmcqa import MedMCQA
 from alphamed_nemo.data.sources.medqa import MedQA
 from alphamed_nemo.data.sources.medxpertqa import MedXpertQA
+from alphamed_nemo.data.sources.mmlu import MMLU
 from alphamed_nemo.data.sources.mmlu_pro import MMLUPro
 from alphamed_nemo.data.sources.pubmedqa import PubMedQA
 from alphamed_nemo.data.sources.questions import Questions
+from alphamed_nemo.data.sources.supergpqa import MARC, SuperGPQA
 
 LOADERS: dict[str, type[Loader]] = {
     "medqa": MedQA,
@@ -21,6 +26,17 @@ LOADERS: dict[str, type[Loader]] = {
     "mmlu_pro": MMLUPro,
     "gpqa": GPQA,
     "medxpertqa": MedXpertQA,
+    "mmlu": MMLU,
+    "medbullets": Medbullets,
+    "supergpqa": SuperGPQA,
+    "medcalc": MedCalc,
+    "careqa": CareQA,
+    "headqa": HeadQA,
+    "m_arc": MARC,
+    "medconceptsqa": MedConceptsQA,
+    "metamedqa": MetaMedQA,
+    "pubhealthbench": PubHealthBench,
+    "medhalt": MedHALT,
     "alphamed19k": AlphaMed19K,
     "questions": Questions,
 }

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from alphamed_nemo.config.sources import SourceConfig
 from alphamed_nemo.data.cells import Unusable, text
 from alphamed_nemo.data.letter_case import same_words
 from alphamed_nemo.data.question import LETTERS, Question, repeated_texts, same_text
 from alphamed_nemo.data.sources.rows import HubSet, Rows, read_rows
+from alphamed_nemo.data.text_files import parse_json, read_text
 
 log = logging.getLogger(__name__)
 
 DUPLICATE = "duplicate options"
+VALUE = "asks for a value"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class SetAside:
 
 @dataclass
 class Loaded:
-    """A data set as read. rows = questions + set_aside + outside (rows of categories that were not asked for)."""
+    """A data set as read. rows = questions + set_aside + outside (rows that were not asked for).
+
+    `evaluation_only` counts questions of an evaluation set that a training set would have set aside, by reason.
+    """
 
     name: str
     origin: str
@@ -40,6 +46,7 @@ class Loaded:
     questions: list[Question] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
     outside: int = 0
+    evaluation_only: Counter[str] = field(default_factory=Counter)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -51,6 +58,7 @@ class Loader:
 
     hub: HubSet | None = None
     required: tuple[str, ...] = ()  # columns that tell this schema from another; the answer may be missing
+    where: Mapping[str, Collection[str]] = {}  # column: values of the rows that belong to the set
 
     def __init__(self, name: str, source: SourceConfig, rows: Rows) -> None:
         self.name = name
@@ -61,6 +69,18 @@ class Loader:
                 f"data set {name}: {rows.origin} has no column {missing[0]!r}; found {', '.join(rows.rows[0])}; "
                 f"expected the columns {', '.join(self.required)}"
             )
+        self.wanted = {**self.where, **source.where}
+        for column, values in self.wanted.items():
+            found = sorted({text(row.get(column), column) for row in rows.rows})
+            if not set(found) & set(values):
+                raise ValueError(
+                    f"data set {name}: no row of {rows.origin} has {column} {' or '.join(values)}; "
+                    f"found {', '.join(found[:20]) or 'nothing'}"
+                )
+
+    def is_wanted(self, row: dict) -> bool:
+        """Whether a row is one of those asked for by `where`."""
+        return all(text(row.get(column), column) in values for column, values in self.wanted.items())
 
     def question(self, row: dict) -> Question | None:
         """The question of a row, or None where the row is outside the categories asked for. Raises: Unusable."""
@@ -111,13 +131,19 @@ def load(loader: type[Loader], name: str, source: SourceConfig, evaluation: bool
     rows = read_rows(name, source, loader.hub, evaluation)
     reader = loader(name, source, rows)
     loaded = Loaded(name, rows.origin, len(rows.rows))
+    ids = _ids(name, source.ids)
     seen: set[str] = set()
     for index, row in enumerate(rows.rows):
         try:
+            if not reader.is_wanted(row):
+                loaded.outside += 1
+                continue
             for column in reader.required:
                 if column not in row:
                     raise Unusable("missing column", column)
             question = reader.question(row)
+            if question is not None and ids is not None and question.id.removeprefix(f"{name}-") not in ids:
+                question = None
             if question is not None and question.id in seen:
                 raise Unusable("repeated id", question.id)
             if question is not None and not evaluation:
@@ -130,12 +156,42 @@ def load(loader: type[Loader], name: str, source: SourceConfig, evaluation: bool
             continue
         seen.add(question.id)
         loaded.questions.append(question)
+        try:
+            _check_for_training(question)
+        except Unusable as reason:
+            loaded.evaluation_only[reason.reason] += 1
+    missing = [] if ids is None else sorted(ids - {id.removeprefix(f"{name}-") for id in seen})
+    if missing:
+        raise ValueError(
+            f"data set {name}: {len(missing)} of {len(ids or ())} ids of {source.ids} are not in {rows.origin}; first: "
+            f"{missing[0]}"
+        )
     _check(loaded, max_unusable_share)
+    if source.published and len(loaded.questions) != source.published and not source.rows:
+        log.warning(
+            "%s: %d questions, but published results count %d; set aside: %s",
+            *(name, len(loaded.questions), source.published, loaded.reasons or "none"),
+        )
     return loaded
 
 
+def _ids(name: str, path: str) -> set[str] | None:
+    """The ids that a file names; None without a file. Raises: ValueError: no list of ids, or object by id."""
+    if not path:
+        return None
+    try:
+        content = parse_json(read_text(Path(path)))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"data set {name}: ids: {path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, (list, dict)) or not content or any(isinstance(id, (list, dict)) for id in content):
+        raise ValueError(f"data set {name}: ids: {path} holds no list of ids, and no object by id")
+    return {str(id) for id in content}
+
+
 def _check_for_training(question: Question) -> None:
-    """Raises: Unusable: options that say the same, which belong to a published set and to no training set."""
+    """Raises: Unusable: options that say the same, which belong to a published set and to no training set; a value."""
+    if not question.options:
+        raise Unusable(VALUE, "the training rule reads options")
     said = [same_words(option) for option in question.options]
     if len(set(said)) < len(said):
         raise Unusable(DUPLICATE, " | ".join(question.options))

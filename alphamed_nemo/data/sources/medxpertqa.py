@@ -2,7 +2,8 @@
 
 The authors' files give `options` as a list of {letter, content} and `label` as a list; the hub's
 `TsinghuaC3I/MedXpertQA` (subset Text) gives {A: …} and a letter. Both repeat the options at the end of the question
-text, after "Answer Choices:"; they are taken off there, once they are seen to be the same options.
+text, after "Answer Choices:"; they are taken off there, once they are seen to be the same options. Its two halves,
+Reasoning and Understanding, are read by `where: {question_type: [Reasoning]}`.
 """
 
 from __future__ import annotations

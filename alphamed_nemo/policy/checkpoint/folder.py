@@ -31,6 +31,7 @@ from alphamed_nemo.policy.checkpoint.kept import best, damage, latest, passed_ov
 from alphamed_nemo.policy.checkpoint.manifest import RNG, read_state
 from alphamed_nemo.policy.checkpoint.tensors import CheckpointError, on_rank0
 from alphamed_nemo.policy.local.heap import HEAP
+from alphamed_nemo.policy.optimizer import gather_weights
 from alphamed_nemo.policy.weights.binding import unwrap
 
 __all__ = ["STATE", "CheckpointError", "best", "damage", "latest", "load", "passed_over", "prune", "read_state", "save"]
@@ -142,12 +143,16 @@ def _names(policy: Saved) -> list[str]:
 
 def _sharded_state(policy: Saved, loading: bool) -> dict[str, Any]:
     """What is saved, or the template to load into, in dist_checkpointing's terms."""
+    if not loading:
+        gather_weights(policy.model)
     model = {
         name: checkpoint_tensors.of_model(unwrap(chunk))
         for name, chunk in zip(_names(policy), policy.model, strict=True)
     }
     state: dict[str, Any] = dict(model)
     if policy.optimizer is not None:
+        if not loading:
+            optimizer_state.share_weights(policy.optimizer, model)
         state["optimizer"] = optimizer_state.sharded_state(policy.optimizer, model, loading)
     if policy.scheduler is not None and not loading:
         state["scheduler"] = policy.scheduler.state_dict()

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from alphamed_nemo.config.run_folder import step_of
 from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.policy.checkpoint import manifest
-from alphamed_nemo.policy.checkpoint.manifest import checkpoints_in, step_of
+from alphamed_nemo.policy.checkpoint.manifest import checkpoints_in
 from alphamed_nemo.policy.checkpoint.tensors import on_rank0
 
 logger = logging.getLogger(__name__)
@@ -64,21 +65,25 @@ def damage(path: Path) -> list[str]:
 
 
 def best(folder: str | Path, among: Collection[Path] | None = None) -> Path | None:
-    """The checkpoint whose state has the highest `reward`, the newest of equals; None where none has one.
+    """The checkpoint with the highest accuracy in `validation`, or, where none was validated, with the highest mean
+    `reward`; the newest of equals. None where none has either.
 
     Args:
         folder: of checkpoints.
         among: those that count; None: all whose files are there in their sizes.
     """
-    scored = []
+    scored: dict[str, list[tuple[float, int, Path]]] = {"validation": [], "reward": []}
     for path in _whole(Path(folder)) if among is None else among:
         try:
-            reward = manifest.read_state(path).get("reward")
+            state = manifest.read_state(path)
         except CheckpointError:  # damaged, which is for `latest` to say
             continue
-        if isinstance(reward, float | int) and math.isfinite(reward):
-            scored.append((reward, step_of(path), path))
-    return max(scored)[2] if scored else None
+        for measure, found in scored.items():
+            value = state.get(measure)
+            if isinstance(value, float | int) and math.isfinite(value):
+                found.append((value, step_of(path), path))
+    found = scored["validation"] or scored["reward"]
+    return max(found)[2] if found else None
 
 
 def passed_over(folder: str | Path, used: Path) -> list[Path]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
 
 import msgspec
 
-from alphamed_nemo.config.run_folder import STATE
+from alphamed_nemo.config.file_writing import writing
+from alphamed_nemo.config.run_folder import STATE, by_step
 from alphamed_nemo.errors import CheckpointError
 
 NAME = "manifest.json"
@@ -24,7 +24,6 @@ RNG = "rng.pt"
 # torch's.
 REQUIRED = (RNG, STATE, "common.pt", "metadata.json", ".metadata")
 
-_STEP = re.compile(r"step_(\d+)")
 
 Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Ranks = Annotated[int, msgspec.Meta(ge=1)]
@@ -66,12 +65,7 @@ class Manifest(TypedDict):
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a run, whole or not, oldest first."""
-    return sorted((path for path in folder.glob("step_*") if path.is_dir() and _STEP.fullmatch(path.name)), key=step_of)
-
-
-def step_of(path: Path) -> int:
-    """The step that a checkpoint's name says."""
-    return int(path.name.removeprefix("step_"))
+    return [path for path in by_step(folder).values() if path.is_dir()]
 
 
 def digest(path: Path) -> str:
@@ -189,8 +183,8 @@ def _compare(path: Path, name: str, expected: File, checksums: bool) -> str | No
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file and waits until it is on the disk."""
-    with path.open("wb") as file:
+    """Writes a file and waits until it is on the disk. Raises: OSError: as by `writing`."""
+    with writing(path), path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -99,7 +99,9 @@ def read(template: dict[str, Any], folder: Path, with_optimizer: bool) -> dict[s
     unread = {key for key in unread if "_extra_state" not in key}
     if not with_optimizer:
         unread = {key for key in unread if not key.startswith("optimizer.")}
-    absent = {key for key in absent if "_extra_state" not in key}
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, absent)  # each rank asks for tensors of its own
+    absent = {key for of_rank in everyone for key in of_rank if "_extra_state" not in key}
     refuse_misfit(folder, unread, absent)
     return loaded
 

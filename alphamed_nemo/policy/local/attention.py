@@ -20,37 +20,30 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from alphamed_nemo.policy.local.operators import rotate
+from alphamed_nemo.policy.rotary import RotaryParams
 
 # Segments share a call when their lengths round up to the same multiple of this: little padding, few calls.
 _LENGTH_STEP = 16
 
 
 @dataclass
-class SegmentParams(PackedSeqParams):
+class SegmentParams(RotaryParams):
     """A pack for the local layers, in which segments may continue others (`policy/packing.py`).
 
     Attributes:
         cu_seqlens_q: int32 [S + 1], where segments begin and end.
-        continues: int64 [S], for each segment the one that it continues, −1 for none.
-        cos, sin: float32 [T, 1, head dimension / 2] of the rotary embedding's angles (`policy/gpt.py` sets them).
+        continues: int64 [S], for each segment the one that it continues, −1 for none; None: no segment does.
     """
 
     continues: Tensor | None = None
-    cos: Tensor | None = None
-    sin: Tensor | None = None
-
-    @classmethod
-    def of(cls, bounds: Tensor, continues: Tensor | None, max_seqlen: int) -> SegmentParams:
-        if continues is None:
-            continues = torch.full_like(bounds[1:], -1, dtype=torch.int64)
-        return cls("thd", bounds, bounds, max_seqlen_q=max_seqlen, max_seqlen_kv=max_seqlen, continues=continues)
 
     @cached_property
     def layout(self) -> _Layout:
         """Computed once for a pack, since every layer asks."""
-        assert self.continues is not None, "SegmentParams come from `of`"
-        return _lay_out(self.cu_seqlens_q, self.continues)
+        bounds, continues = self.cu_seqlens_q, self.continues
+        if continues is None:
+            continues = torch.full_like(bounds[1:], -1, dtype=torch.int64)
+        return _lay_out(bounds, continues)
 
 
 @dataclass
@@ -158,12 +151,12 @@ class PackedAttention(MegatronModule):
             [T, heads × head dimension], in the query's dtype.
         """
         assert isinstance(packed_seq_params, SegmentParams), "PackedAttention takes SegmentParams only"
-        layout, cos, sin = packed_seq_params.layout, packed_seq_params.cos, packed_seq_params.sin
-        assert cos is not None and sin is not None, "the model's _preprocess sets the angles"
+        layout = packed_seq_params.layout
+        turned = packed_seq_params.turned(query, key)
         # torch's CPU kernel takes half the time in float32 that it takes in bfloat16, forward and backward.
         dtype = torch.float32 if query.device.type == "cpu" else query.dtype
-        queries = _Take.apply(rotate(query, cos, sin).to(dtype), layout.queries, layout.query_gradient)
-        keys = _Take.apply(rotate(key, cos, sin).to(dtype), layout.keys, layout.key_gradient)
+        queries = _Take.apply(turned[0].to(dtype), layout.queries, layout.query_gradient)
+        keys = _Take.apply(turned[1].to(dtype), layout.keys, layout.key_gradient)
         values = _Take.apply(value.to(dtype), layout.keys, layout.key_gradient)
         attended = []
         for group, q, k, v in zip(

@@ -36,6 +36,10 @@ class _Nothing:
 
     def __exit__(self, *_exception: Any) -> None: ...
 
+    def record_event(self, _event: Any = None) -> _Nothing:
+        """Of a stream: an event that has happened already."""
+        return self
+
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return lambda *_args, **_kwargs: None
 

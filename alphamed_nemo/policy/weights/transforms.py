@@ -2,7 +2,7 @@
 
 Each transform goes both ways: `shard` builds the part of the parameter that one tensor-parallel rank holds and reads
 no more of the Hugging Face tensors than that part needs; `merge` rebuilds the Hugging Face tensors from the parts of
-all ranks. `merge` after `shard` gives the same bits.
+all ranks. `merge` after `shard` gives the same bits. What it returns may share the shards' memory.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ class Transform(Protocol):
         ...
 
 
+def concatenated(shards: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """One after the other; a single one as it is, without a copy."""
+    return torch.cat(list(shards), dim=dim) if len(shards) > 1 else shards[0]
+
+
 @dataclass(frozen=True)
 class Replicated:
     """The same on every tensor-parallel rank: norms."""
@@ -51,7 +56,7 @@ class RowParallel:
         return sources[0][:, rank * width : (rank + 1) * width]
 
     def merge(self, shards: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.cat(list(shards), dim=1)]
+        return [concatenated(shards, dim=1)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Vocabulary:
         return torch.cat([real, real.new_zeros(rows - (stop - start), *real.shape[1:])])
 
     def merge(self, shards: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.cat(list(shards))[: self.size]]
+        return [concatenated(shards)[: self.size]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class GateUp:
 
     def merge(self, shards: Sequence[Tensor]) -> list[Tensor]:
         halves = [shard.chunk(2) for shard in shards]
-        return [torch.cat([half[i] for half in halves]) for i in range(2)]
+        return [concatenated([half[i] for half in halves]) for i in range(2)]
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,6 @@ class QkvByGroup:
         return flat[start - first * height : stop - first * height]
 
     def merge(self, shards: Sequence[Tensor]) -> list[Tensor]:
-        flat = torch.cat(list(shards))
+        flat = concatenated(shards)
         by_group = flat.reshape(self.groups, -1, *flat.shape[1:])
         return [part.reshape(-1, *flat.shape[1:]) for part in by_group.split(self._group_rows, dim=1)]

@@ -1,4 +1,4 @@
-"""Refit between processes of one host: a whole update in one segment of shared memory."""
+"""Refit between processes of one host: a whole update in one segment of shared memory, which every server reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import torch
 
 from alphamed_nemo.rollout.carriers.sender import Weights
+from alphamed_nemo.rollout.carriers.updates import end_update
 from alphamed_nemo.rollout.connection import Connection, RolloutError
+from alphamed_nemo.rollout.receivers import Receivers
 from alphamed_nemo.rollout.update_manifest import dtype_name
 
 SEGMENT_NAME = "alphamed-refit"  # as /proc shows it
@@ -17,27 +19,27 @@ GROWTH = 64 * 2**20  # bytes by which a segment that is too small grows
 
 
 class SharedMemorySender:
-    """Writes a whole update into one segment of shared memory, which the workers map and load from.
+    """Writes a whole update once, into a segment of shared memory that the workers of all servers map and load from.
 
     The segment lives as long as this sender, so its pages are taken once and not in every refit. It is a file without a
     name (memfd), of which nothing stays whichever process dies when, and /dev/shm, 64 MB in containers by default,
     does not limit it.
     """
 
-    partial = False  # the engine loads once the whole update is there
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self) -> None:
+        self.partial = False  # an engine loads once the whole update is there
+        self.receivers = Receivers([])
         self.descriptor: int | None = None
         self.segment = torch.empty(0, dtype=torch.uint8)
 
-    def open(self) -> None:
+    def open(self, receivers: Receivers) -> None:
+        self.receivers = receivers
         if self.descriptor is None:
             self.descriptor = os.memfd_create(SEGMENT_NAME)
         info = {"path": f"/proc/{os.getpid()}/fd/{self.descriptor}"}
         waiting_for = "the engine to open the shared segment (it must run on this host, as this user)"
         path = "/init_weight_transfer_engine"
-        self.connection.call("POST", path, waiting_for, retry=False, json={"init_info": info})
+        receivers.call("POST", path, waiting_for, retry=False, json={"init_info": info})
 
     def send(self, weights: Weights) -> int:
         assert self.descriptor is not None, "open() comes first"
@@ -53,12 +55,8 @@ class SharedMemorySender:
         self._update(tensors)
         return total
 
-    def abort(self) -> None:
-        """Best effort: the error that led here is the one to report."""
-        try:
-            self._update([], abort=True)
-        except RolloutError:
-            pass  # the answer to an abort is an error by design
+    def abort(self, connection: Connection) -> None:
+        end_update(connection, {"tensors": [], "abort": True})
 
     def close(self) -> None:
         self.segment = torch.empty(0, dtype=torch.uint8)  # unmapped with the last tensor that reads it
@@ -73,7 +71,11 @@ class SharedMemorySender:
         os.ftruncate(self.descriptor, size)  # takes no memory yet
         self.segment = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
 
-    def _update(self, tensors: list[list], **flags: bool) -> None:
-        info = {"tensors": tensors, **flags}
+    def _update(self, tensors: list[list]) -> None:
         waiting_for = f"the engine to load {len(tensors)} weights"
-        self.connection.call("POST", "/update_weights", waiting_for, retry=False, json={"update_info": info})
+        info = {"update_info": {"tensors": tensors}}
+        try:
+            self.receivers.call("POST", "/update_weights", waiting_for, retry=False, json=info)
+        except RolloutError:  # those that took it have other weights now than those that refused
+            self.partial = bool(self.receivers.accepted)
+            raise

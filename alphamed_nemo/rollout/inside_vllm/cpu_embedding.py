@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from functools import wraps
-
 import torch
 
-from alphamed_nemo.rollout.inside_vllm.replaced import is_ours, ours
+from alphamed_nemo.rollout.inside_vllm.replaced import replaces
 
 
 def register() -> None:
     """Once a process."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 
-    original = UnquantizedEmbeddingMethod.process_weights_after_loading
-    if is_ours(original):
-        return
-
-    @ours
-    @wraps(original)
-    def process_weights_after_loading(self: UnquantizedEmbeddingMethod, layer: torch.nn.Module) -> None:
+    @replaces(UnquantizedEmbeddingMethod, "process_weights_after_loading")
+    def process_weights_after_loading(original, self: UnquantizedEmbeddingMethod, layer: torch.nn.Module) -> None:
         if isinstance(layer, ParallelLMHead):
             original(self, layer)
         else:
             # Right where a model does multiply by it, only slower. Neither a parameter nor a module of the layer.
             object.__setattr__(layer, "cpu_linear", torch.nn.functional.linear)
-
-    UnquantizedEmbeddingMethod.process_weights_after_loading = process_weights_after_loading

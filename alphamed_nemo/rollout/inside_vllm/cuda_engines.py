@@ -1,90 +1,83 @@
-"""vLLM's side of a refit between CUDA devices: its own NCCL and IPC engines, which take whole updates only.
-
-Both load a weight into the model as it arrives. So an update is announced before anything of it is sent, and refused
-there with the old weights untouched; what arrives is held against the announcement, and an update of which something
-is missing is not finished.
-"""
+"""vLLM's side of a refit between CUDA devices: its own NCCL and IPC engines, which take whole updates only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine, IPCWeightTransferUpdateInfo
+from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine, NCCLWeightTransferUpdateInfo
 
-from alphamed_nemo.rollout.inside_vllm.reload import forget, process_shared, untouched_layers
-from alphamed_nemo.rollout.update_manifest import Arrivals, Manifest, check_manifest, read_manifest
+from alphamed_nemo.rollout.carriers.refit_group import GROUP_ENDED, limited
+from alphamed_nemo.rollout.inside_vllm.whole_updates import Part, WholeUpdates
 
 
-@dataclass
-class NcclUpdateInfo(NCCLWeightTransferUpdateInfo):
-    """A part of an update, or its announcement: (name, shape, dtype) of every weight."""
+@dataclass(kw_only=True)
+class NcclInitInfo(NCCLWeightTransferInitInfo):
+    """vLLM's, and the limit of each wait for the other members."""
 
-    announced: list[list] | None = None
-
-
-@dataclass
-class IpcUpdateInfo(IPCWeightTransferUpdateInfo):
-    """The same for IPC."""
-
-    announced: list[list] | None = None
+    limit_s: float
 
 
-class _Whole:
-    """In front of one of vLLM's engines: lets a whole update through, announced first, and nothing else."""
+class _Nccl(NCCLWeightTransferEngine):
+    """vLLM's engine, that waits for no member that is gone."""
 
-    supports_draft_weight_update = False
-    model: Any
-    model_config: Any
+    limit_s: float
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.manifest = read_manifest(self.model_config.model)
-        self.arrivals: Arrivals | None = None  # of the update under way, once it is announced
+    def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        assert isinstance(init_info, NcclInitInfo)  # made by `init_info_cls`
+        self.shutdown()  # vLLM would leave the group of before to its own
+        self.limit_s = init_info.limit_s
+        super().init_transfer_engine(init_info)
+        assert self.model_update_group is not None
+        if self.model_update_group.disabled:  # vLLM would load what its buffers happen to hold
+            self.shutdown()
+            raise RuntimeError("vLLM has no NCCL: VLLM_DISABLE_PYNCCL is set, or libnccl does not load")
 
-    def start_weight_update(self) -> None:
-        """The model is not touched before the announcement."""
-        forget(self.model)
-        self.arrivals = None
-
-    def receive_weights(self, update_info: Any) -> None:
-        assert isinstance(update_info, NcclUpdateInfo | IpcUpdateInfo)  # made by `update_info_cls`
-        if update_info.announced is not None:
-            self._announce([(name, tuple(shape), dtype) for name, shape, dtype in update_info.announced])
-            return
-        if self.arrivals is None:
-            raise RuntimeError("weights of an update that was not announced; the old weights serve on")
-        for found in zip(update_info.names, map(tuple, update_info.shapes), update_info.dtype_names, strict=True):
-            self.arrivals.take(*found)
-        self._vllm().receive_weights(update_info)
-
-    def finish_weight_update(self) -> None:
-        if self.arrivals is None:
-            raise RuntimeError("finish_weight_update before an update: the weights have not changed")
-        self.arrivals.finish()
-        untouched = untouched_layers(self.model)
-        self._vllm().finish_weight_update()
-        process_shared(self.model, untouched)
-        self.arrivals = None
-
-    def _vllm(self) -> Any:
-        """vLLM's engine, which comes after this class in those below."""
-        return super()
-
-    def _announce(self, found: list[tuple[str, tuple[int, ...], str]]) -> None:
-        check_manifest(self.manifest, found)
-        self._vllm().start_weight_update()
-        self.arrivals = Arrivals(Manifest({name: shape for name, shape, _ in found}, found[0][2]))
+    def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
+        assert self.model_update_group is not None, "an announcement without a group is refused"
+        try:
+            with limited(self.model_update_group.destroy, self.limit_s):
+                super().receive_weights(update_info)
+        except BaseException:
+            self.shutdown()
+            raise
 
 
-class NcclEngine(_Whole, NCCLWeightTransferEngine):
+class NcclEngine(WholeUpdates, _Nccl):
     """For a server on its own GPUs."""
 
-    update_info_cls = NcclUpdateInfo
+    init_info_cls = NcclInitInfo
+    update_info_cls = Part
+
+    def expect_update(self, announcement: Part) -> None:
+        if self.model_update_group is None:
+            raise RuntimeError(f"{GROUP_ENDED}: there is none")
 
 
-class IpcEngine(_Whole, IPCWeightTransferEngine):
-    """For a server on the trainer's GPU."""
+@dataclass
+class IpcPart(IPCWeightTransferUpdateInfo):
+    """A part of an update, or its announcement.
 
-    update_info_cls = IpcUpdateInfo
+    Attributes:
+        announced: (name, shape, dtype) of every weight.
+        gpus: UUIDs of those whose memory will be handed out.
+    """
+
+    announced: list[list] | None = None
+    gpus: list[str] | None = None
+
+
+class IpcEngine(WholeUpdates, IPCWeightTransferEngine):
+    """For a server on the trainer's GPUs."""
+
+    update_info_cls = IpcPart
+
+    def expect_update(self, announcement: IpcPart) -> None:
+        own = str(torch.cuda.get_device_properties(self.device.index).uuid)
+        if announcement.gpus is not None and own not in announcement.gpus:
+            raise RuntimeError(
+                f"no rank of the trainer is on GPU {own} of this worker, only on {', '.join(announcement.gpus)}; "
+                "colocated rollouts need the trainer's own GPUs"
+            )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from functools import wraps
 
-from alphamed_nemo.rollout.inside_vllm.replaced import is_ours, ours
+from alphamed_nemo.rollout.inside_vllm import hanging
+from alphamed_nemo.rollout.inside_vllm.replaced import replaces
 
 
 def register() -> None:
     """Called by vLLM at start in the HTTP front, the engine and the workers; may run twice in one process."""
     _register_engines()
     _logprobs_before_top_p()
+    hanging.register()
     _on_cpu()
     if os.environ.get("ALPHAMED_ROLLOUT_FORK") == "1":
         _fork_engine()
@@ -25,6 +26,7 @@ def _register_engines() -> None:
 
     engines = {
         "shm": ("alphamed_nemo.rollout.inside_vllm.shm_engine", "SharedMemoryEngine"),
+        "gloo": ("alphamed_nemo.rollout.inside_vllm.gloo_engine", "GlooEngine"),
         "nccl": ("alphamed_nemo.rollout.inside_vllm.cuda_engines", "NcclEngine"),
         "ipc": ("alphamed_nemo.rollout.inside_vllm.cuda_engines", "IpcEngine"),
     }
@@ -65,13 +67,8 @@ def _logprobs_before_top_p() -> None:
     import torch
     from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
-    original = TopKTopPSampler.__init__
-    if is_ours(original):
-        return
-
-    @ours
-    @wraps(original)
-    def init(self, *args, **kwargs):
+    @replaces(TopKTopPSampler, "__init__")
+    def init(original, self, *args, **kwargs):
         original(self, *args, **kwargs)
         forward = self.forward
 
@@ -83,21 +80,12 @@ def _logprobs_before_top_p() -> None:
 
         self.forward = before_top_p
 
-    TopKTopPSampler.__init__ = init
-
 
 def _fork_engine() -> None:
     """Let the engine process fork from the HTTP front; vLLM's CPU platform insists on spawning, to set LD_PRELOAD."""
     from vllm.platforms.cpu import CpuPlatform
 
-    original = CpuPlatform.check_and_update_config.__func__
-    if is_ours(original):
-        return
-
-    @ours
-    @wraps(original)
-    def check_and_update_config(cls, vllm_config):
+    @replaces(CpuPlatform, "check_and_update_config")
+    def check_and_update_config(original, cls, vllm_config):
         original(cls, vllm_config)
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-
-    setattr(CpuPlatform, original.__name__, classmethod(check_and_update_config))
