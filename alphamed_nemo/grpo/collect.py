@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from alphamed_nemo.config import Config, GrpoConfig
@@ -13,13 +12,12 @@ from alphamed_nemo.grpo.advantages import advantages
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.overlong import overlong_penalty
 from alphamed_nemo.grpo.question_stream import QuestionStream
+from alphamed_nemo.grpo.scoring import Scoring
 from alphamed_nemo.rewards.functions import needs_question
 from alphamed_nemo.rewards.reward_client import RewardClient
 from alphamed_nemo.rewards.score import RewardItem, Score
 from alphamed_nemo.rollout.pool import RolloutPool
 from alphamed_nemo.rollout.types import Rollout
-
-SCORED_TOGETHER = 64  # responses: enough for one request, few enough that only the last ones are waited for
 
 
 class SamplingError(RuntimeError):
@@ -143,41 +141,23 @@ class Collector:
 
     def _round(self, questions: list[Question], step: int, number: int, seconds: dict[str, float]) -> list[Group]:
         """A group for each question. Responses are scored while others are sampled."""
-        cfg, size = self.cfg, self.cfg.grpo.samples_per_question
+        cfg = self.cfg
         prompts = encode_prompts(questions, self.tokenizer, cfg.data)
         sampled: dict[int, list[Rollout]] = {}
-        scoring: list[tuple[list[int], Future[list[Score]]]] = []
-        waiting: list[int] = []
         started = time.perf_counter()
-        pool = ThreadPoolExecutor(1, thread_name_prefix="reward")
-
-        def score() -> None:
-            items = [item for i in waiting for item in self._items(questions[i], prompts[i], sampled[i])]
-            scoring.append(([*waiting], pool.submit(self.rewards.score, items)))
-            waiting.clear()
-
-        try:
+        with Scoring(self.rewards) as scoring:
             for index, rollouts in self.rollouts.stream(
                 prompts,
-                n=size,
+                n=cfg.grpo.samples_per_question,
                 temperature=cfg.rollout.temperature,
                 top_p=cfg.rollout.top_p,
                 max_new_tokens=cfg.rollout.max_new_tokens,
                 seed=request_seed(cfg.run.seed, step, number),
             ):
                 sampled[index] = rollouts
-                waiting.append(index)
-                if len(waiting) * size >= SCORED_TOGETHER:
-                    score()
+                scoring.add(index, self._items(questions[index], prompts[index], rollouts))
             generated = time.perf_counter()
-            if waiting:
-                score()
-            scores: dict[int, list[Score]] = {}
-            for indices, found in scoring:
-                given = found.result()
-                scores |= {index: given[i * size : (i + 1) * size] for i, index in enumerate(indices)}
-        finally:  # an error leaves nothing behind in the queue
-            pool.shutdown(cancel_futures=True)
+            scores = scoring.scores()
         seconds["generation"] += generated - started
         seconds["reward"] += time.perf_counter() - generated
         limit = cfg.rollout.max_new_tokens

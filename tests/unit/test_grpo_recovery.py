@@ -14,7 +14,7 @@ import torch
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.grpo import collect
+from alphamed_nemo.grpo import scoring
 from alphamed_nemo.grpo.collect import Collected, Collector
 from alphamed_nemo.grpo.question_stream import QuestionStream
 from alphamed_nemo.grpo.recovery import RolloutPlane, Servers
@@ -162,7 +162,7 @@ def test_a_runs_batches_do_not_depend_on_the_number_of_servers(
 def test_responses_are_scored_while_others_are_sampled(
     servers: list[StandIn], undisturbed: Callable[[str], list[tuple]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect, "SCORED_TOGETHER", 1)
+    monkeypatch.setattr(scoring, "SCORED_TOGETHER", 1)
     run, scored, asked = Run(servers[:1]), Event(), count(1)
     answer = servers[0].answer
 
@@ -171,11 +171,11 @@ def test_responses_are_scored_while_others_are_sampled(
             assert scored.wait(30)  # the last question of a batch
         return answer(path, body)
 
-    def scoring(items: list) -> list:
+    def score(items: list) -> list:
         scored.set()
         return score_all(items)
 
-    servers[0].answer, run.plane.servers.collector.rewards.score = answering, scoring
+    servers[0].answer, run.plane.servers.collector.rewards.score = answering, score
     assert batches(run, last=1) == undisturbed("plain")[:1]
     assert scored.is_set()
 
