@@ -103,6 +103,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir="/tmp") as short:
         patch.setenv("TMPDIR", short)
         patch.setattr(tempfile, "tempdir", None)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))  # whoever imports torch._inductor makes it
         points = Points(folder / "points")
         yield World(folder, folder / "train.jsonl", points)
         assert processes_with(points.variable) == []
