@@ -180,8 +180,11 @@ def report_(cfg: Config) -> str:
 
 
 def plan_(cfg: Config) -> str:
-    from plan import print_plan
+    from plan import print_plan, print_search
 
+    if cfg.plan.search:
+        print_search(cfg)
+        return "run"
     if not cfg.plan.table:
         print_plan(cfg)
         return "run"

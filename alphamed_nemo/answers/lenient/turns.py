@@ -25,6 +25,11 @@ _TOKEN = re.compile(
 _LIST = re.compile(r"\n[ *(]{0,4}+A[).:][ *]{1,4}(?=\S)")
 
 
+def may_have_turns(text: str) -> bool:
+    """A quick test, which the usual short response fails."""
+    return "\n" in text or "|>" in text or "[INST]" in text
+
+
 def before_turns(text: str, choices: Choices) -> Iterator[tuple[str, bool]]:
     """What stands before each turn, and whether nothing after it counts even where this holds no answer."""
     turns = []
