@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,13 +78,14 @@ def turn_frame(
         for role, text in zip(("user", "assistant"), pair, strict=True)
         if text is not None
     ]
+    given: dict[str, Any] = {} if thinking is None else {THINKING: thinking}
     rendered = tokenizer.apply_chat_template(
         turns,
         tokenize=False,
         add_generation_prompt=True,
         strftime_now=day.strftime,
         date_string=day.strftime("%d %b %Y"),
-        **({} if thinking is None else {THINKING: thinking}),
+        **given,
     )
     assert isinstance(rendered, str)  # by tokenize=False
     if rendered.count(_PLACE) != 1:
