@@ -304,7 +304,7 @@ TABLE = (
         "low MFU",
         f"MFU of the training is below {LOW_MFU:.0%} for {STEPS} steps, where the card is known",
         "less than half of what published steps reach (plan.compute_efficiency)",
-        "lower parallel.tensor or parallel.pipeline, raise grpo.tokens_per_microbatch; docs/plan.md says what is possible",
+        "lower parallel.tensor or parallel.pipeline, raise grpo.tokens_per_microbatch (docs/plan.md)",
         _mfu,
     ),
     Advisory(
