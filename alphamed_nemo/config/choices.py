@@ -27,7 +27,7 @@ Loss = Literal["clip", "gspo", "cispo"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
 KlEstimator = Literal["k1", "k2", "k3"]
 Correction = Literal["none", "tis_token", "tis_sequence", "icepop", "sequence_mask"]
-Curriculum = Literal["none", "easy_first"]
+Curriculum = Literal["none", "easy_first", "pools"]
 GpuType = Literal["h100", "h200"]
 Offload = Literal["none", "optimizer", "all"]
 

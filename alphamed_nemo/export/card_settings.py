@@ -72,7 +72,11 @@ def _correction(record: TrainingRecord) -> str:
 
 
 def _order(record: TrainingRecord) -> str:
-    return "shuffled in every pass" if record["grpo.curriculum"] == "none" else f"`{record['grpo.curriculum']}`"
+    order = record["grpo.curriculum"]
+    if order == "pools":
+        easy, hard = record["grpo.pool_easy"], record["grpo.pool_hard"]
+        return f"pools: {easy:g} of a batch from questions last answered right alone, {hard:g} from those never right"
+    return "shuffled in every pass" if order == "none" else f"`{order}`"
 
 
 def _sampling(record: TrainingRecord) -> str:
