@@ -23,6 +23,7 @@ from alphamed_nemo.config.choices import (
     Fusion,
     HeadDtype,
     KlEstimator,
+    KlSchedule,
     Logger,
     Loss,
     Placement,
@@ -232,6 +233,7 @@ class GrpoConfig:
     dual_clip: float = ranged(0.0, low=0)  # 0: off; DAPO and others use 3
     kl_coef: float = ranged(0.0, low=0)
     kl_estimator: KlEstimator = "k3"
+    kl_schedule: KlSchedule = "constant"  # linear: from kl_coef at the first step towards 0 after the last
     entropy_coef: float = ranged(0.0, low=0)
     updates_per_batch: int = ranged(1, low=1)  # mini-batches per rollout batch
     epochs: int = ranged(1, low=1)  # passes over each rollout batch

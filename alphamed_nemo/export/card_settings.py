@@ -59,7 +59,8 @@ def _loss(record: TrainingRecord) -> str:
 
 def _kl(record: TrainingRecord) -> str:
     weight = record["grpo.kl_coef"]
-    return f"{weight}, estimator `{record['grpo.kl_estimator']}`" if weight else "none"
+    falling = ", falling linearly to 0" if record.get("grpo.kl_schedule", "constant") == "linear" else ""
+    return f"{weight}{falling}, estimator `{record['grpo.kl_estimator']}`" if weight else "none"
 
 
 def _overlong(record: TrainingRecord) -> str:
