@@ -68,7 +68,7 @@ def mlflow_logger(cfg: Config, folder: Path) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
     where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-    named = {"experiment_name": "alphamed-nemo", "run_name": cfg.run.name, "tracking_uri": where}
+    named: dict[str, Any] = {"experiment_name": "alphamed-nemo", "run_name": cfg.run.name, "tracking_uri": where}
     return MLFlowLogger(**{**named, **cfg.exp_manager.get(MLFLOW_KWARGS, {})})
 
 
