@@ -118,6 +118,7 @@ class DataConfig:
     validation_questions: int = ranged(0, low=0)  # that are kept for `validate`, neither trained on nor held out
     prompt: Prompt = "alphamed"  # prompt template, see data/prompts.py
     chat_template: bool | None = None  # wrap the prompt in the chat template; null: that of an instruct model
+    thinking: bool | None = None  # enable_thinking of chat templates that have it (Qwen3's); null: the template's own
     template_date: str = "2024-07-26"  # written instead of today's date by chat templates that state it
     max_prompt_tokens: int = ranged(1024, low=1)  # room for a prompt in model.max_length
     train_questions: int = ranged(1200, low=1)  # of the clinic

@@ -16,7 +16,7 @@ import msgspec
 
 from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.prompts import encode_prompts
+from alphamed_nemo.data.prompts import encode_prompts, prompt_settings
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.grading import Progress, check_protocol, grade_set
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
@@ -249,8 +249,7 @@ def _settings(questions: Sequence[Question], pool: RolloutPool, cfg: Config, for
         **({"release": release} if release else {}),
         "weight_version": pool.weight_version(),
         "questions": questions_identity(questions),
-        "prompt": cfg.data.prompt,
-        "chat_template": cfg.data.chat_template,
+        **prompt_settings(cfg.data),
         "force_prefix": force_prefix,
         "protocol": asked.protocol,
         "samples": asked.samples,

@@ -45,7 +45,12 @@ class QuestionStream:
         self.pending.extendleft(question.id for question in reversed(questions))
 
     def state(self) -> dict:
-        return {"epoch": self.epoch, "pending": list(self.pending)}
+        return {"epoch": self.epoch, "pending": list(self.pending), "passes": self.passes}
+
+    @property
+    def passes(self) -> float:
+        """How often every question has been asked, on average; those that were put back are not counted."""
+        return self.epoch + 1 - len(self.pending) / len(self.questions)
 
     def restore(self, state: dict, drop_unknown: bool = False) -> None:
         """Goes on from `state()`.

@@ -24,6 +24,7 @@ from alphamed_nemo.report.figures import (
 )
 from alphamed_nemo.report.run_data import CORRECT, RunData, read_run
 from alphamed_nemo.report.scale import duration, number
+from alphamed_nemo.report.watch import notices
 
 NO_BREAK = "\u2011"  # a hyphen at which no line ends, for 2.1e-6
 CARDS = 4  # sample responses shown of the first and of the last step
@@ -60,6 +61,7 @@ def build_report(run_dir: Path) -> Path:
             figures=training_figures(run),
             data=[figure for figure in (difficulty(run), effective_by_level(run), question_length([run])) if figure],
             samples=paired_samples(run),
+            notices=notices(run.metrics),
             stages=stages(run),
             settings=settings(run.config),
         )

@@ -21,7 +21,7 @@ from alphamed_nemo.grpo.share import sequences_of, shares, trained_on
 from alphamed_nemo.grpo.update import Updater
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.report.advisories import Watch
+from alphamed_nemo.report.watch import Watch
 from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
 from tests.spawn import spawn
@@ -73,7 +73,7 @@ def test_a_batch_that_was_cut_off_as_a_whole_is_masked_counted_and_told_of():
     cut = complete_group(QUESTION, rollouts, scores, cfg.grpo, cfg.rollout.max_new_tokens)
     assert sequences_of([cut]) == [] and [sequence.advantage for sequence in trained_on([cut], cfg.grpo)] == [0.0]
     (told,) = Watch().see(rollout_metrics(Collected([cut], 1, 1, 1, {}), cfg))
-    assert told.startswith("every response was cut off (with grpo.mask_truncated nothing was trained on)")
+    assert told.text.startswith("every response was cut off (with grpo.mask_truncated nothing was trained on)")
 
 
 def updated(hf: str, skip: bool) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
