@@ -39,6 +39,7 @@ from alphamed_nemo.config.choices import (
 )
 from alphamed_nemo.config.plan import PlanConfig
 from alphamed_nemo.config.ranges import positive, ranged
+from alphamed_nemo.config.simulate import SimulateConfig
 from alphamed_nemo.config.sources import SourcesConfig
 
 
@@ -397,4 +398,5 @@ class Config:
     tiny: TinyModelConfig = field(default_factory=TinyModelConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    simulate: SimulateConfig = field(default_factory=SimulateConfig)
     exp_manager: dict[str, Any] = field(default_factory=dict)  # passed to NeMo's exp_manager as it is
