@@ -16,7 +16,7 @@ from alphamed_nemo.evaluation.suites import Task
 from alphamed_nemo.evaluation.table_text import EMPTY, percent, table_of, with_interval
 
 PAGE = "suite.md"
-ASKED = {"temperature": "temperature", "prompt": "prompt", "max_new_tokens": "tokens at most"}  # settings → words
+ASKED = {"temperature": "temperature {}", "prompt": "prompt {}", "max_new_tokens": "at most {} tokens"}
 ACCURACY = (
     "Accuracy, guessing, majority of the samples, unanswered and truncated responses in percent; accuracy with "
     "Wilson's 95% interval. Tokens: mean per response."
@@ -63,7 +63,7 @@ def _asked(result: EvaluationResult) -> str:
     settings = result.settings
     shown = [f"Model `{settings['model']}`", f"protocol {settings['protocol']}"]
     shown.append(f"{result.samples} {'samples' if result.samples > 1 else 'sample'} per question")
-    shown += [f"{name} {settings[key]}" for key, name in ASKED.items() if settings.get(key) not in (None, "")]
+    shown += [words.format(settings[key]) for key, words in ASKED.items() if settings.get(key) not in (None, "")]
     return ", ".join([*shown, result.date] if result.date else shown) + "."
 
 
