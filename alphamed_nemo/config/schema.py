@@ -23,6 +23,7 @@ from alphamed_nemo.config.choices import (
     Fusion,
     HeadDtype,
     KlEstimator,
+    KlSchedule,
     Logger,
     Loss,
     Placement,
@@ -233,6 +234,7 @@ class GrpoConfig:
     dual_clip: float = ranged(0.0, low=0)  # 0: off; DAPO and others use 3
     kl_coef: float = ranged(0.0, low=0)
     kl_estimator: KlEstimator = "k3"
+    kl_schedule: KlSchedule = "constant"  # linear: from kl_coef at the first step towards 0 after the last
     entropy_coef: float = ranged(0.0, low=0)
     updates_per_batch: int = ranged(1, low=1)  # mini-batches per rollout batch
     epochs: int = ranged(1, low=1)  # passes over each rollout batch
@@ -253,7 +255,9 @@ class GrpoConfig:
     max_sampling_rounds: int = ranged(10, low=1)
     overlong_penalty_tokens: int = ranged(0, low=0)  # soft-penalty zone before max_new_tokens (DAPO); 0: off
     mask_truncated: bool = False
-    curriculum: Curriculum = "none"
+    curriculum: Curriculum = "none"  # pools: by how each question was last answered (docs/method.md)
+    pool_easy: float = ranged(0.1, low=0, high=1)  # share of a batch from questions with right answers alone, for pools
+    pool_hard: float = ranged(0.2, low=0, high=1)  # share of a batch from questions without a right answer, for pools
     staleness: int = ranged(0, low=0, high=1)  # steps by which a rollout may be older than the weights it trains
     save_every: int = ranged(10, low=1)
     keep_checkpoints: int = ranged(3, low=1)  # number of newest whole ones kept, besides the best (docs/release.md)

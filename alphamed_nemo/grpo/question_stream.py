@@ -6,6 +6,7 @@ import random
 from collections import deque
 
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.grpo.group import Group
 
 
 class QuestionStream:
@@ -39,6 +40,9 @@ class QuestionStream:
                 self._start_epoch()
             taken.append(self.questions[self.pending.popleft()])
         return taken
+
+    def judge(self, groups: list[Group]) -> None:
+        """How questions were answered; this order does not depend on it."""
 
     def put_back(self, questions: list[Question]) -> None:
         """Returns questions that were asked but not trained on; they come first in the next `take`."""
