@@ -140,7 +140,10 @@ def family_of(model_type: Any) -> Family:
         ValueError: there is none.
     """
     if model_type not in FAMILIES:
-        raise ValueError(f"config.json: model_type: found {model_type!r}, expected one of {', '.join(FAMILIES)}")
+        raise ValueError(
+            f"config.json: model_type: found {model_type!r}, expected one of {', '.join(FAMILIES)}; "
+            "model.families adds one of your own"
+        )
     return FAMILIES[model_type]
 
 

@@ -4,6 +4,7 @@
     python recipes/plan.py experiment=grpo_8b parallel.data=32 plan.gpu=h100
     python recipes/plan.py experiment=published/nemo_rl_8b  # a published step, to compare with
     python recipes/plan.py experiment=grpo_8b plan.table=true  # the fastest layouts of every model
+    python recipes/plan.py experiment=grpo_8b plan.gpus=64 plan.search=true  # the five best of this model and cluster
 
 Works from the model's config.json; no weight is allocated and no GPU is needed. Ends with status 2 where the run
 would not fit.
@@ -39,6 +40,12 @@ def print_table(cfg: Config) -> None:
     show(table(cfg))
 
 
+def print_search(cfg: Config) -> None:
+    from alphamed_nemo.plan.search_text import search_text
+
+    show(search_text(cfg))
+
+
 def show(text: str) -> None:
     Console(highlight=False, soft_wrap=True).print(text, markup=False)
 
@@ -47,6 +54,8 @@ def show(text: str) -> None:
 def main(cfg: Config) -> None:
     if cfg.plan.table:
         print_table(cfg)
+    elif cfg.plan.search:
+        print_search(cfg)
     else:
         print_plan(cfg)
 

@@ -2,9 +2,10 @@
 # What the sbatch scripts share, sourced from the project's root. Nothing of a site is in here: see site.env.example.
 #
 #   train EXPERIMENT [SETTING=VALUE ...]      one attempt of a GRPO run (supervise.sh)
+#   train_size SIZE [SETTING=VALUE ...]       the same for a size of slurm/sizes
 #   run_recipe NAME [SETTING=VALUE ...]       one stage, as one step on one node
 #
-# Both submit themselves where there is no job: `slurm/grpo_8b.sh --time=08:00:00 grpo.steps=100`. Words that start
+# They submit themselves where there is no job: `slurm/grpo.sh 8b --time=08:00:00 grpo.steps=100`. Words that start
 # with - go to sbatch, the others to the recipe. --dry-run prints what a job would run, and submits nothing.
 
 if [[ -f ${ALPHAMED_SITE:=slurm/site.env} ]]; then
@@ -25,6 +26,19 @@ die() { # STATUS MESSAGE
 
 # --- outside of a job ---
 
+size_options() { # SIZE: fills SIZE_OPTIONS with what sbatch is asked for
+    local size nodes limit lead _ known=()
+    SIZE_OPTIONS=()
+    while read -r size nodes limit lead _; do
+        if [[ -z $size || $size == \#* ]]; then continue; fi
+        known+=("$size")
+        if [[ $size == "${1:-}" ]]; then
+            SIZE_OPTIONS=("--nodes=$nodes" "--time=$limit" "--signal=B:USR1@$lead")
+        fi
+    done <slurm/sizes
+    if ((${#SIZE_OPTIONS[@]} == 0)); then die 2 "found size ${1@Q}, expected one of ${known[*]} (slurm/sizes)"; fi
+}
+
 submit() { # SCRIPT [WORD ...]
     local script=$1 word options=() settings=()
     shift
@@ -43,13 +57,17 @@ submit() { # SCRIPT [WORD ...]
 
 dry_run() { # SCRIPT EXPERIMENT STAGE [WORD ...]: EXPERIMENT may be empty; STAGE is a recipe's name, empty for training
     local script=$1 experiment=${2:+experiment=$2} stage=$3 word nodes gpus partition=${SBATCH_PARTITION:-} settings=()
+    local limit signal
     local command=("$PYTHON" -m alphamed_nemo.launch.slurm)
     nodes=$(header "$script" nodes) gpus=$(header "$script" gpus-per-node)
+    limit=$(header "$script" time) signal=$(header "$script" signal)
     shift 3
     for word in "$@"; do
         case $word in
             --nodes=*) nodes=${word#*=} ;;
             --gpus-per-node=*) gpus=${word#*=} ;;
+            --time=*) limit=${word#*=} ;;
+            --signal=*) signal=${word#*=} ;;
             --partition=*) partition=${word#*=} ;;
             -*) ;;
             experiment=*) experiment=$word ;;
@@ -71,8 +89,8 @@ dry_run() { # SCRIPT EXPERIMENT STAGE [WORD ...]: EXPERIMENT may be empty; STAGE
     container_options
     if ((${#CONTAINER[@]})); then command=(srun --nodes=1 --ntasks=1 --time=10 "$(exported 0)" "${CONTAINER[@]}" "${command[@]}"); fi
     "${command[@]}" ${experiment:+"$experiment"} "${settings[@]}"
-    say "not submitted: ${SBATCH_ACCOUNT:+account $SBATCH_ACCOUNT, }${partition:+partition $partition, }$(
-        header "$script" time) hours$(if [[ -z $stage ]]; then echo " with --signal=$(header "$script" signal)"; fi)"
+    say "not submitted: ${SBATCH_ACCOUNT:+account $SBATCH_ACCOUNT, }${partition:+partition $partition, }$limit hours$(
+        if [[ -z $stage ]]; then echo " with --signal=$signal"; fi)"
 }
 
 card() { # of the GRES that Slurm prints for nodes, such as gpu:h100:8(S:0-1): h100; nothing where it has no name
@@ -222,4 +240,17 @@ train() { # EXPERIMENT [WORD ...]
     source slurm/supervise.sh
     describe_job
     attempt ${experiment:+"experiment=$experiment"} "$@"
+}
+
+train_size() { # SIZE [WORD ...]
+    local size=${1:-}
+    size_options "$size"
+    shift
+    if [[ " $* " == *" --dry-run "* ]]; then
+        train "grpo_$size" "${SIZE_OPTIONS[@]}" "$@"
+    elif [[ -z ${SLURM_JOB_ID:-} ]]; then
+        submit slurm/grpo.sh "--job-name=grpo_$size" "${SIZE_OPTIONS[@]}" "$size" "$@"
+    else
+        train "grpo_$size" "$@"
+    fi
 }

@@ -10,8 +10,8 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm/logs/%x-%j.out
 #SBATCH --dependency=singleton
-# Llama-3.1-8B-Instruct, the paper's main model: one node trains (TP 2 × DP 4) and serves rollouts, in turn.
+# Llama-3.1-8B-Instruct, the paper's main model, for `sbatch slurm/grpo_8b.sh`. Any size: slurm/grpo.sh.
 set -Eeuo pipefail
 cd "${ALPHAMED_HOME:-${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}}"
 source slurm/common.sh
-train grpo_8b "$@"
+train_size 8b "$@"

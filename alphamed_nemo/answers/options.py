@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
-from alphamed_nemo.answers.plain import plain
+from alphamed_nemo.answers.plain import all_plain, plain
 from alphamed_nemo.data.question import LETTERS
 
 MAX_ANSWER_CHARS = 1000  # longer than any option of the six benchmarks; a longer "answer" is not one
@@ -88,11 +88,11 @@ class Choices:
 
     @cached_property
     def _cased(self) -> tuple[str, ...]:
-        return tuple(plain(option) for option in self.written)
+        return all_plain(self.written)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        return tuple(text.lower() for text in self._cased)
+        return tuple([text.lower() for text in self._cased])
 
     @cached_property
     def lowered(self) -> tuple[str, ...]:

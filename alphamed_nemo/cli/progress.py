@@ -18,8 +18,8 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 
-from alphamed_nemo.report.advisories import Watch
 from alphamed_nemo.report.scale import duration
+from alphamed_nemo.report.watch import Watch
 
 FIRST_LINE_S, LONGEST_PAUSE_S = 10.0, 60.0  # between the lines of what takes long, away from a terminal
 
@@ -204,8 +204,8 @@ class GrpoProgress:
         self._advise(step, metrics)
 
     def _advise(self, step: int, metrics: Mapping[str, float]) -> None:
-        for advice in self.watch.see(metrics):
-            self.console.print(f"[yellow]warning:[/yellow] step {step}: {escape(advice)}", soft_wrap=True)
+        for notice in self.watch.see(metrics):
+            self.console.print(f"[yellow]warning:[/yellow] step {step}: {escape(notice.text)}", soft_wrap=True)
 
 
 @contextmanager

@@ -175,6 +175,11 @@ def check_training_values(cfg: Config) -> None:
             f"grpo.dual_clip: found {grpo.dual_clip} with grpo.loss={grpo.loss}; expected 0 (off), "
             "or a value above 1 (3 is usual) with grpo.loss=clip"
         )
+    if grpo.pool_easy + grpo.pool_hard > 1:
+        raise ValueError(
+            f"grpo.pool_easy: found {grpo.pool_easy} with grpo.pool_hard={grpo.pool_hard}, expected shares that are "
+            "at most 1 together"
+        )
     updates = grpo.steps * grpo.updates_per_batch * grpo.epochs
     if cfg.optim.warmup_steps >= updates:
         raise ValueError(

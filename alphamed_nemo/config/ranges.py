@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 RANGE = "range"  # in a field's metadata
@@ -53,3 +53,15 @@ def ranged(
 def positive(default: Any, because: str = "") -> Any:
     """A default of a setting that may be any number above 0."""
     return ranged(default, low=0, above=True, because=because)
+
+
+def assumptions(group: Any, name: str) -> list[tuple[str, Any, str]]:
+    """(setting, value, reason) of every assumption of a group of settings; the reason says so where it is not the
+    default."""
+    rows = []
+    for item in fields(group):
+        because = item.metadata.get("because")
+        if because is not None:
+            value = getattr(group, item.name)
+            rows.append((f"{name}.{item.name}", value, because if value == item.default else "set for this plan"))
+    return rows

@@ -38,6 +38,7 @@ SETTINGS: dict[str, Resume] = {
     "model.dtype": "refused",  # auto keeps the checkpoint's
     "data.prompt": "refused",
     "data.chat_template": "refused",
+    "data.thinking": "refused",
     "data.template_date": "refused",
     "rollout.urls": "unasked",
     "rollout.host": "unasked",

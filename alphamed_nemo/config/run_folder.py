@@ -132,6 +132,11 @@ class RunFolder:
         return self.root / "report" / "index.html"
 
     @property
+    def simulation(self) -> Path:
+        """The page of recipes/simulate.py."""
+        return self.root / "report" / "simulation.html"
+
+    @property
     def done(self) -> Path:
         """Exists once training has reached its last step."""
         return self.root / "DONE"

@@ -23,6 +23,7 @@ from alphamed_nemo.config.choices import (
     Fusion,
     HeadDtype,
     KlEstimator,
+    KlSchedule,
     Logger,
     Loss,
     Placement,
@@ -38,6 +39,7 @@ from alphamed_nemo.config.choices import (
 )
 from alphamed_nemo.config.plan import PlanConfig
 from alphamed_nemo.config.ranges import positive, ranged
+from alphamed_nemo.config.simulate import SimulateConfig
 from alphamed_nemo.config.sources import SourcesConfig
 
 
@@ -118,6 +120,7 @@ class DataConfig:
     validation_questions: int = ranged(0, low=0)  # that are kept for `validate`, neither trained on nor held out
     prompt: Prompt = "alphamed"  # prompt template, see data/prompts.py
     chat_template: bool | None = None  # wrap the prompt in the chat template; null: that of an instruct model
+    thinking: bool | None = None  # enable_thinking of chat templates that have it (Qwen3's); null: the template's own
     template_date: str = "2024-07-26"  # written instead of today's date by chat templates that state it
     max_prompt_tokens: int = ranged(1024, low=1)  # room for a prompt in model.max_length
     train_questions: int = ranged(1200, low=1)  # of the clinic
@@ -231,6 +234,7 @@ class GrpoConfig:
     dual_clip: float = ranged(0.0, low=0)  # 0: off; DAPO and others use 3
     kl_coef: float = ranged(0.0, low=0)
     kl_estimator: KlEstimator = "k3"
+    kl_schedule: KlSchedule = "constant"  # linear: from kl_coef at the first step towards 0 after the last
     entropy_coef: float = ranged(0.0, low=0)
     updates_per_batch: int = ranged(1, low=1)  # mini-batches per rollout batch
     epochs: int = ranged(1, low=1)  # passes over each rollout batch
@@ -251,7 +255,9 @@ class GrpoConfig:
     max_sampling_rounds: int = ranged(10, low=1)
     overlong_penalty_tokens: int = ranged(0, low=0)  # soft-penalty zone before max_new_tokens (DAPO); 0: off
     mask_truncated: bool = False
-    curriculum: Curriculum = "none"
+    curriculum: Curriculum = "none"  # pools: by how each question was last answered (docs/method.md)
+    pool_easy: float = ranged(0.1, low=0, high=1)  # share of a batch from questions with right answers alone, for pools
+    pool_hard: float = ranged(0.2, low=0, high=1)  # share of a batch from questions without a right answer, for pools
     staleness: int = ranged(0, low=0, high=1)  # steps by which a rollout may be older than the weights it trains
     save_every: int = ranged(10, low=1)
     keep_checkpoints: int = ranged(3, low=1)  # number of newest whole ones kept, besides the best (docs/release.md)
@@ -392,4 +398,5 @@ class Config:
     tiny: TinyModelConfig = field(default_factory=TinyModelConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    simulate: SimulateConfig = field(default_factory=SimulateConfig)
     exp_manager: dict[str, Any] = field(default_factory=dict)  # passed to NeMo's exp_manager as it is

@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_FILE = "chat_template.jinja"
+THINKING = "enable_thinking"  # the variable by which Qwen3's template, and others after it, turn thinking on and off
 _PLACE = "\ue000question\ue001"  # private-use characters: no template holds them
 _BRACKETED = re.compile(r"<\S+>|\[\S+\]")  # <think>, <tool_call>, [INST]: added, and not always marked as special
 
@@ -48,7 +49,10 @@ def is_instruct_folder(folder: str | Path) -> bool:
 
 
 def turn_frame(
-    tokenizer: PreTrainedTokenizerBase, template_date: str, shown: Sequence[tuple[str, str]] = ()
+    tokenizer: PreTrainedTokenizerBase,
+    template_date: str,
+    shown: Sequence[tuple[str, str]] = (),
+    thinking: bool | None = None,
 ) -> tuple[str, str]:
     """What the chat template writes before and after a user's turn, up to where the response begins.
 
@@ -57,10 +61,16 @@ def turn_frame(
         template_date: ISO date that a template writes where it would write today's (`strftime_now`, `date_string`):
             prompts must not change overnight.
         shown: turns before it, each the user's and the assistant's text.
+        thinking: `enable_thinking` of the template; None: what the template does without.
 
     Raises:
-        ValueError: the template does not show the turn as it is.
+        ValueError: the template does not show the turn as it is, or has no `enable_thinking`.
     """
+    if thinking is not None and THINKING not in str(tokenizer.chat_template):
+        raise ValueError(
+            f"data.thinking: found {str(thinking).lower()}, but the model's chat template has no {THINKING}; set "
+            "data.thinking=null"
+        )
     day = date.fromisoformat(template_date)
     turns = [
         {"role": role, "content": text}
@@ -68,12 +78,14 @@ def turn_frame(
         for role, text in zip(("user", "assistant"), pair, strict=True)
         if text is not None
     ]
+    given: dict[str, Any] = {} if thinking is None else {THINKING: thinking}
     rendered = tokenizer.apply_chat_template(
         turns,
         tokenize=False,
         add_generation_prompt=True,
         strftime_now=day.strftime,
         date_string=day.strftime("%d %b %Y"),
+        **given,
     )
     assert isinstance(rendered, str)  # by tokenize=False
     if rendered.count(_PLACE) != 1:

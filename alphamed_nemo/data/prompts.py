@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alphamed_nemo.config import DataConfig
 from alphamed_nemo.data.chat import is_instruct, literal_pieces, turn_frame
@@ -133,6 +133,12 @@ def uses_chat_template(tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig)
     return data_cfg.chat_template
 
 
+def prompt_settings(data_cfg: DataConfig) -> dict[str, Any]:
+    """What decides a question's prompt, as results and journals record it. A template's own thinking is not in it."""
+    thinking = {} if data_cfg.thinking is None else {"thinking": data_cfg.thinking}
+    return {"prompt": data_cfg.prompt, "chat_template": data_cfg.chat_template, **thinking}
+
+
 def sent_prompt(question: Question, tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig) -> str:
     """The whole text that the model reads, chat template included: for cards, samples and reports.
 
@@ -144,10 +150,19 @@ def sent_prompt(question: Question, tokenizer: PreTrainedTokenizerBase, data_cfg
 
 
 def prompt_frame(tokenizer: PreTrainedTokenizerBase, data_cfg: DataConfig) -> tuple[str, str]:
-    """What stands before and after a question: worked examples, and the chat template's marks."""
+    """What stands before and after a question: worked examples, and the chat template's marks.
+
+    Raises:
+        ValueError: a chat template is asked for and the tokenizer has none, or `thinking` and there is nothing to set.
+    """
     shown = [(format_prompt(asked, data_cfg.prompt), answer) for asked, answer in EXAMPLES.get(data_cfg.prompt, ())]
     if uses_chat_template(tokenizer, data_cfg):
-        return turn_frame(tokenizer, data_cfg.template_date, shown)
+        return turn_frame(tokenizer, data_cfg.template_date, shown, data_cfg.thinking)
+    if data_cfg.thinking is not None:
+        raise ValueError(
+            f"data.thinking: found {str(data_cfg.thinking).lower()}, but prompts are plain text, without a chat "
+            "template; set data.thinking=null"
+        )
     return "".join(f"{asked}\n{answer}\n\n" for asked, answer in shown), ("\n" if shown else "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import json
 import logging
@@ -15,7 +16,7 @@ import msgspec
 
 from alphamed_nemo.answers.reasoned import reasons
 from alphamed_nemo.config import Config
-from alphamed_nemo.data.prompts import encode_prompts
+from alphamed_nemo.data.prompts import encode_prompts, prompt_settings
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.grading import Progress, check_protocol, grade_set
 from alphamed_nemo.evaluation.journal import Journal, model_identity, questions_identity
@@ -102,7 +103,7 @@ def score_saved(
     question are its samples. A question without a row is unanswered, hence wrong.
 
     Raises:
-        ValueError: a row is unreadable or names a question that was not asked; the message names the line.
+        ValueError: a row is unreadable, not UTF-8, or names a question that was not asked; the message names the line.
     """
     check_protocol(protocol)
     with _collection_paused():
@@ -136,7 +137,7 @@ def _collection_paused() -> Iterator[None]:
 def read_responses(path: Path, known: set[str]) -> dict[str, dict]:
     """Saved responses by question id; see `score_saved`."""
     rows: dict[str, dict] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -144,10 +145,12 @@ def read_responses(path: Path, known: set[str]) -> dict[str, dict]:
             id = record["id"] if "id" in record else record["question_id"]
             texts = record["responses"] if "responses" in record else [record["response"]]
             texts = [text["text"] if isinstance(text, dict) else text for text in texts]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: expected an object with id and response (or responses), "
-                f"found {line[:80]!r} ({type(error).__name__})"
+                f"found {line.decode(errors='replace')[:80]!r} ({type(error).__name__})"
             ) from error
         if id not in known or not all(isinstance(text, str) for text in texts):
             raise ValueError(
@@ -157,12 +160,12 @@ def read_responses(path: Path, known: set[str]) -> dict[str, dict]:
     return rows
 
 
-def _decoded(line: str) -> Any:
+def _decoded(line: bytes) -> Any:
     """The JSON of a line: by msgspec, which is fast and strict; what it refuses by json, which takes more."""
     try:
         return msgspec.json.decode(line)
     except msgspec.DecodeError:
-        return json.loads(line)
+        return json.loads(line.decode())
 
 
 def _readable(text: str) -> str:
@@ -246,8 +249,7 @@ def _settings(questions: Sequence[Question], pool: RolloutPool, cfg: Config, for
         **({"release": release} if release else {}),
         "weight_version": pool.weight_version(),
         "questions": questions_identity(questions),
-        "prompt": cfg.data.prompt,
-        "chat_template": cfg.data.chat_template,
+        **prompt_settings(cfg.data),
         "force_prefix": force_prefix,
         "protocol": asked.protocol,
         "samples": asked.samples,

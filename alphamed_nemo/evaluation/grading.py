@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+
+import msgspec
 
 from alphamed_nemo.answers.numeric import extract_value
 from alphamed_nemo.answers.options import choices_of
@@ -22,8 +22,7 @@ TRAITS = ("body_system", "question_type", "task", "subject", "category", "field"
 EVALUATION_PROTOCOLS = names(EvaluationProtocol)
 
 
-@dataclass(frozen=True)
-class Grade:
+class Grade(msgspec.Struct, frozen=True, gc=False):
     """One question's responses, graded.
 
     Attributes:
@@ -43,14 +42,15 @@ class Grade:
     answers: tuple[str | None, ...]
     options: int | None = None
     words: int | None = None
-    traits: Mapping[str, str] = field(default_factory=dict, hash=False)
+    traits: dict[str, str] = {}
 
-    @cached_property
+    @property
     def correct(self) -> tuple[bool, ...]:
         """An unanswered response is wrong; so is a question without any response."""
-        return tuple(answer == self.key for answer in self.answers) or (False,)
+        key = self.key
+        return tuple([answer == key for answer in self.answers]) or (False,)
 
-    @cached_property
+    @property
     def majority_correct(self) -> bool:
         return majority(self.answers) == self.key
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from alphamed_nemo.answers.protocols import extract_answer
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.difficulty import with_levels
+from alphamed_nemo.data.prompts import prompt_settings
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.evaluation.engine import encode_checked, response_row
 from alphamed_nemo.evaluation.grading import Progress
@@ -48,8 +49,7 @@ def label_questions(
     settings = {
         "weights": model_identity(cfg.model.path),
         "questions": questions_identity(questions),
-        "prompt": cfg.data.prompt,
-        "chat_template": cfg.data.chat_template,
+        **prompt_settings(cfg.data),
         "samples": label.samples,
         "temperature": label.temperature,
         "top_p": label.top_p,

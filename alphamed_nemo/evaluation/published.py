@@ -122,14 +122,28 @@ def published_table(results: Sequence[EvaluationResult] = ()) -> str:
         cells = [EMPTY if number is None else number.shown for number in row.numbers]
         sources = dict.fromkeys(number.origin.name for number in row.numbers if number)
         lines.append(f"| {row.model} | {' | '.join(cells)} | {'; '.join(sources)} |")
-    for result in results:
-        by_column = {COLUMNS[name]: part for name, part in result.by_dataset.items() if name in COLUMNS}
-        cells = [_own(by_column.get(name)) for name in BENCHMARKS]
-        lines.append(f"| {result.label} | {' | '.join(cells)} | this run, protocol {result.settings['protocol']} |")
+    for (label, protocol), parts in _own_rows(results):
+        cells = [_own(parts.get(name)) for name in BENCHMARKS]
+        lines.append(f"| {label} | {' | '.join(cells)} | this run, protocol {protocol} |")
     origins = dict.fromkeys(number.origin for row in ROWS for number in row.numbers if number)
     notes = [f"- {origin.name}: {origin.protocol}." for origin in origins]
     notes.append(f"- {SECOND_HAND} second-hand: not read in the source itself.")
     return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+def _own_rows(results: Sequence[EvaluationResult]) -> list[tuple[tuple[str, str], dict[str, Summary]]]:
+    """Label and protocol, and numbers by column: one row for all sets of a model, another where a set occurs again."""
+    rows: list[tuple[tuple[str, str], dict[str, Summary]]] = []
+    for result in results:
+        key = (result.label, result.settings["protocol"])
+        parts = {COLUMNS[name]: part for name, part in result.by_dataset.items() if name in COLUMNS}
+        fitting = (row for row_key, row in rows if row_key == key and not row.keys() & parts.keys())
+        row = next(fitting, None)
+        if row is not None:
+            row.update(parts)
+        elif parts:
+            rows.append((key, parts))
+    return rows
 
 
 def _own(part: Summary | None) -> str:

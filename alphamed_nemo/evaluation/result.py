@@ -49,10 +49,10 @@ def summarize(grades: Sequence[Grade], samples: int) -> Summary:
     Raises:
         ValueError: there are none.
     """
-    accuracy = average_at_n([grade.correct for grade in grades])
-    n = len(grades)
-    answered = sum(answer is not None for grade in grades for answer in grade.answers)
-    responses = sum(len(grade.correct) for grade in grades)
+    correct = [grade.correct for grade in grades]
+    accuracy, n = average_at_n(correct), len(grades)
+    answered = sum(len(grade.answers) - grade.answers.count(None) for grade in grades)
+    responses = sum(map(len, correct))
     options = [grade.options for grade in grades if grade.options]
     return Summary(
         n=n,

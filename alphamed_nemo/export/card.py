@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alphamed_nemo.data.chat import THINKING
 from alphamed_nemo.data.difficulty import describe
 from alphamed_nemo.export import markdown
 from alphamed_nemo.export.base_model import UNKNOWN, BaseModel, is_repository
@@ -47,6 +48,7 @@ class Prompt:
         sent: the same as the model reads it, with its chat template and special tokens.
         chat: the chat template is used.
         date: what the chat template writes where it would write today's; empty where it writes none.
+        thinking: the chat template's `enable_thinking`; None where the template decides.
     """
 
     template: str
@@ -54,6 +56,13 @@ class Prompt:
     sent: str
     chat: bool
     date: str = ""
+    thinking: bool | None = None
+
+    @property
+    def template_values(self) -> dict[str, str | bool]:
+        """What the chat template is given besides the turn."""
+        dated: dict[str, str | bool] = {"date_string": self.date} if self.date else {}
+        return dated if self.thinking is None else dated | {THINKING: self.thinking}
 
 
 @dataclass(frozen=True)
@@ -171,23 +180,30 @@ def _glance(card: ModelCard) -> str:
         ("weights", f"{card.dtype}; trained in {record.dtype}"),
     ]
     if card.prompt:
-        rows.append(("prompt", "with the chat template" if card.prompt.chat else "plain text, no chat template"))
+        rows.append(("prompt", _form(card.prompt)))
     return markdown.table(["", ""], rows)
+
+
+def _form(prompt: Prompt) -> str:
+    if not prompt.chat:
+        return "plain text, no chat template"
+    thinking = "" if prompt.thinking is None else f", thinking {'on' if prompt.thinking else 'off'}"
+    return f"with the chat template{thinking}"
 
 
 def _usage(card: ModelCard) -> str:
     prompt = card.prompt
     if prompt is None:
         return "How this model was asked in training is not known: its card was written without the run's config.yaml."
-    tokens = card.record.get("rollout.max_new_tokens", 1024)
+    asked = prompt.text, prompt.chat, card.record.get("rollout.max_new_tokens", 1024), prompt.template_values
     text = "as one user turn of the chat template" if prompt.chat else "as plain text, without a chat template"
     return "\n\n".join(
         [
             f"Ask as in training: with the prompt template `{card.record.data.prompt}`, {text}.",
             f"```text\n{prompt.template}\n```",
             "A text that the question refers to, such as an abstract, comes before it.",
-            f"### transformers\n\n```python\n{transformers_code(prompt.text, prompt.chat, tokens, prompt.date)}```",
-            f"### vLLM\n\n```python\n{vllm_code(prompt.text, prompt.chat, tokens, prompt.date)}```",
+            f"### transformers\n\n```python\n{transformers_code(*asked)}```",
+            f"### vLLM\n\n```python\n{vllm_code(*asked)}```",
             f"All that the model reads in this example, special tokens included:\n\n```text\n{prompt.sent}\n```",
         ]
     )

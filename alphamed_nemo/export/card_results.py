@@ -32,7 +32,15 @@ _PROTOCOLS = {
     "lenient": "`lenient`: the last statement of a final answer counts, however it is worded",
     "first_or_last": "`first_or_last`: the first or the last match, whichever is right more often in a data set",
 }
-_ASKED = ("prompt", "chat_template", "samples", "temperature", "top_p", "max_new_tokens")  # has to agree for a test
+_ASKED = (
+    "prompt",
+    "chat_template",
+    "thinking",
+    "samples",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+)  # has to agree for a test
 
 
 @dataclass(frozen=True)
@@ -233,6 +241,8 @@ def _how(group: Sequence[Row]) -> str:
         asked, summary = row.result.settings, row.result.summary
         words = [f"prompt `{asked.get('prompt', 'not recorded')}`"]
         words.append("with the chat template" if asked.get("chat_template") else "without a chat template")
+        if (thinking := asked.get("thinking")) is not None:
+            words.append(f"thinking {'on' if thinking else 'off'}")
         words.append(_decoding(asked))
         words.append(f"{summary.unanswered_count} of {summary.responses} responses without an answer")
         if row.result.mean_length is not None:

@@ -59,7 +59,8 @@ def _loss(record: TrainingRecord) -> str:
 
 def _kl(record: TrainingRecord) -> str:
     weight = record["grpo.kl_coef"]
-    return f"{weight}, estimator `{record['grpo.kl_estimator']}`" if weight else "none"
+    falling = ", falling linearly to 0" if record.get("grpo.kl_schedule", "constant") == "linear" else ""
+    return f"{weight}{falling}, estimator `{record['grpo.kl_estimator']}`" if weight else "none"
 
 
 def _overlong(record: TrainingRecord) -> str:
@@ -72,7 +73,11 @@ def _correction(record: TrainingRecord) -> str:
 
 
 def _order(record: TrainingRecord) -> str:
-    return "shuffled in every pass" if record["grpo.curriculum"] == "none" else f"`{record['grpo.curriculum']}`"
+    order = record["grpo.curriculum"]
+    if order == "pools":
+        easy, hard = record["grpo.pool_easy"], record["grpo.pool_hard"]
+        return f"pools: {easy:g} of a batch from questions last answered right alone, {hard:g} from those never right"
+    return "shuffled in every pass" if order == "none" else f"`{order}`"
 
 
 def _sampling(record: TrainingRecord) -> str:

@@ -198,6 +198,7 @@ def _prompt(base: BaseModel, record: TrainingRecord) -> card.Prompt | None:
         sent=tokenizer.decode(sent, skip_special_tokens=False, clean_up_tokenization_spaces=False),
         chat=chat,
         date=date.fromisoformat(data.template_date).strftime("%d %b %Y") if dated else "",
+        thinking=data.thinking,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from alphamed_nemo.data.question import Question
 
 # Common knowledge rather than a question of a data set: some ask that their questions are not shown in public.
@@ -43,22 +45,28 @@ print(outputs[0].outputs[0].text)
 '''
 
 
-def transformers_code(prompt: str, chat: bool, max_new_tokens: int, date: str = "") -> str:
+def transformers_code(prompt: str, chat: bool, max_new_tokens: int, values: Mapping[str, str | bool]) -> str:
     """A program that asks one question greedily.
 
     Args:
         prompt: the text of the user's turn.
         chat: whether the model was trained with its chat template around it.
         max_new_tokens: the longest response.
-        date: that of the chat template in training; empty where it writes none.
+        values: what the chat template was given in training besides the turn, such as its date.
     """
-    encode = _CHAT % (f', date_string="{date}"' if date else "") if chat else _RAW
+    given = "".join(f", {name}={_literal(value)}" for name, value in values.items())
+    encode = _CHAT % given if chat else _RAW
     return _TRANSFORMERS.format(prompt=prompt, encode=encode, max_new_tokens=max_new_tokens)
 
 
-def vllm_code(prompt: str, chat: bool, max_new_tokens: int, date: str = "") -> str:
+def vllm_code(prompt: str, chat: bool, max_new_tokens: int, values: Mapping[str, str | bool]) -> str:
     """The same in vLLM; arguments as above."""
-    dated = f', chat_template_kwargs={{"date_string": "{date}"}}' if date else ""
-    ask = f'llm.chat([{{"role": "user", "content": prompt}}], params{dated})'
+    items = ", ".join(f'"{name}": {_literal(value)}' for name, value in values.items())
+    given = f", chat_template_kwargs={{{items}}}" if values else ""
+    ask = f'llm.chat([{{"role": "user", "content": prompt}}], params{given})'
     ask = ask if chat else "llm.generate([prompt], params)"
     return _VLLM.format(prompt=prompt, ask=ask, max_new_tokens=max_new_tokens)
+
+
+def _literal(value: str | bool) -> str:
+    return str(value) if isinstance(value, bool) else f'"{value}"'

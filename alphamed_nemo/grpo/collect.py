@@ -11,6 +11,7 @@ from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.advantages import advantages
 from alphamed_nemo.grpo.group import Group
 from alphamed_nemo.grpo.overlong import overlong_penalty
+from alphamed_nemo.grpo.question_pools import EASY, HARD, QuestionPools
 from alphamed_nemo.grpo.question_stream import QuestionStream
 from alphamed_nemo.grpo.scoring import Scoring
 from alphamed_nemo.rewards.functions import needs_question
@@ -75,11 +76,23 @@ def complete_group(
     return Group(question, rollouts, scores, rewards, advantages(rewards, grpo), weights)
 
 
+def question_order(questions: list[Question], seed: int, grpo: GrpoConfig) -> QuestionStream | QuestionPools:
+    """The order in which `grpo.curriculum` asks the questions."""
+    if grpo.curriculum == "pools":
+        return QuestionPools(questions, seed, {EASY: grpo.pool_easy, HARD: grpo.pool_hard})
+    return QuestionStream(questions, seed, grpo.curriculum)
+
+
 class Collector:
     """Fills one batch of groups a step from the rollout servers and the reward server."""
 
     def __init__(
-        self, cfg: Config, stream: QuestionStream, tokenizer, rollouts: RolloutPool, rewards: RewardClient
+        self,
+        cfg: Config,
+        stream: QuestionStream | QuestionPools,
+        tokenizer,
+        rollouts: RolloutPool,
+        rewards: RewardClient,
     ) -> None:
         self.cfg = cfg
         self.stream = stream
@@ -121,6 +134,7 @@ class Collector:
                     "this policy: add others, lower grpo.questions_per_step or raise grpo.max_sampling_rounds"
                 )
             groups = self._round(self.stream.take(grpo.questions_per_step), step, rounds, seconds)
+            self.stream.judge(groups)
             rounds += 1
             asked += len(groups)
             for group in groups:

@@ -12,9 +12,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alphamed_nemo.config import GrpoConfig
 from alphamed_nemo.config.choices import KlEstimator, names
 
 MAX_EXPONENT = 20.0  # exp(20) is 5e8: beyond it one token would be the whole loss
+
+
+def kl_coefficient(grpo: GrpoConfig, step: int) -> float:
+    """Weight of the KL term in a step's update: `kl_coef`, or with the linear schedule kl_coef · (1 − step / steps).
+
+    Args:
+        grpo: the method.
+        step: steps done before it, 0 for the first.
+    """
+    return grpo.kl_coef if grpo.kl_schedule == "constant" else grpo.kl_coef * (1 - step / grpo.steps)
 
 
 def kl_per_token(logprobs: Tensor, other: Tensor, estimator: str = "k3") -> Tensor:

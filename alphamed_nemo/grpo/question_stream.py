@@ -6,6 +6,7 @@ import random
 from collections import deque
 
 from alphamed_nemo.data.question import Question
+from alphamed_nemo.grpo.group import Group
 
 
 class QuestionStream:
@@ -40,12 +41,20 @@ class QuestionStream:
             taken.append(self.questions[self.pending.popleft()])
         return taken
 
+    def judge(self, groups: list[Group]) -> None:
+        """How questions were answered; this order does not depend on it."""
+
     def put_back(self, questions: list[Question]) -> None:
         """Returns questions that were asked but not trained on; they come first in the next `take`."""
         self.pending.extendleft(question.id for question in reversed(questions))
 
     def state(self) -> dict:
-        return {"epoch": self.epoch, "pending": list(self.pending)}
+        return {"epoch": self.epoch, "pending": list(self.pending), "passes": self.passes}
+
+    @property
+    def passes(self) -> float:
+        """How often every question has been asked, on average; those that were put back are not counted."""
+        return self.epoch + 1 - len(self.pending) / len(self.questions)
 
     def restore(self, state: dict, drop_unknown: bool = False) -> None:
         """Goes on from `state()`.

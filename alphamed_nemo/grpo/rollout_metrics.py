@@ -15,14 +15,17 @@ def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
 
     `effective_query_ratio` and `frac_reward_zero_std` count every group that was sampled, also those that dynamic
     sampling replaced, and `effective_query_ratio/L<level>` the same for one level; `batch_effective_ratio` counts the
-    groups trained on. Lengths are in tokens, ratios in 0..1. With `reward.functions`, `reward/mean` is their weighted
-    sum and `reward/<function>` what each gave before its weight; `reward/correct` is then the share of right answers.
+    groups trained on. `question_passes` is how often the training questions have been asked by now, on average,
+    `pools/<pool>` the share of them that is in a pool of `grpo.curriculum=pools` once the batch is sampled.
+    Lengths are in tokens, ratios in 0..1. With `reward.functions`, `reward/mean` is their weighted sum and
+    `reward/<function>` what each gave before its weight; `reward/correct` is then the share of right answers.
     """
     rollouts = [rollout for group in collected.groups for rollout in group.rollouts]
     scores = [score for group in collected.groups for score in group.scores]
     lengths = [len(rollout.response_ids) for rollout in rollouts]
     effective = collected.asked_effective / collected.asked
     by_level = sorted(collected.by_level.items())
+    passes = collected.stream.get("passes")
     return {
         "reward/mean": fmean(score.reward for score in scores),
         **reward_parts(scores),
@@ -35,6 +38,8 @@ def rollout_metrics(collected: Collected, cfg: Config) -> dict[str, float]:
         "response_length/clip_ratio": fmean(rollout.truncated for rollout in rollouts),
         "unparsable_ratio": fmean(score.answer is None for score in scores),
         "reasoned_ratio": fmean(reasons(rollout.text) for rollout in rollouts),
+        **({} if passes is None else {"question_passes": passes}),
+        **{f"pools/{pool}": share for pool, share in collected.stream.get("pools", {}).items()},
         "sampling_rounds": float(collected.rounds),
         "rollout_servers": float(collected.servers),
         "weight_version": float(min(rollout.weight_version for rollout in rollouts)),

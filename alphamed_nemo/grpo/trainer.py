@@ -99,7 +99,7 @@ class Trainer:
                 share = self._share(batch)
                 self.rollouts.make_room()
                 with self._finite(f"step {step + 1}, update"):
-                    metrics = share.metrics | self.updater.update(share, clock)
+                    metrics = share.metrics | self.updater.update(share, clock, step)
                 metrics |= self.gates.check(metrics, share.sample, step)  # what fails them is neither served nor saved
                 step += 1
                 with clock.phase("refit"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.grpo.clock import StepClock
+from alphamed_nemo.grpo.kl import kl_coefficient
 from alphamed_nemo.grpo.loss import GrpoLoss
 from alphamed_nemo.grpo.metrics import add_sums, finish_metrics
 from alphamed_nemo.grpo.share import Share
@@ -26,12 +28,13 @@ class Updater:
         self.policy = policy
         self.reference = ReferencePolicy(policy) if cfg.grpo.kl_coef else None
 
-    def update(self, share: Share, clock: StepClock) -> dict[str, float]:
+    def update(self, share: Share, clock: StepClock, step: int) -> dict[str, float]:
         """Trains on one rollout batch.
 
         Args:
             share: this data-parallel rank's.
             clock: gets the phases `old_logprobs` (the reference's included) and `training`.
+            step: steps done before this one.
 
         Returns:
             The metrics of the update, equal on all ranks. Means over tokens, across all mini-batches, are over those
@@ -40,7 +43,8 @@ class Updater:
         Raises:
             NotFiniteError: the loss, a gradient or an updated weight is NaN or infinite; on every rank.
         """
-        grpo, temperature = self.cfg.grpo, self.cfg.rollout.temperature
+        coefficient, temperature = kl_coefficient(self.cfg.grpo, step), self.cfg.rollout.temperature
+        grpo = replace(self.cfg.grpo, kl_coef=coefficient)
         minibatches = [minibatch.lay_out() for minibatch in share.minibatches]
         with clock.phase("old_logprobs"):
             for batches in minibatches if grpo.needs_old_logprobs else ():
@@ -61,6 +65,7 @@ class Updater:
             "loss": fmean(stats.loss for stats in steps),
             "grad_norm": fmean(stats.grad_norm for stats in steps),
             "lr": steps[-1].lr,
+            **({} if self.reference is None else {"kl_coef": coefficient}),
             "processed_tokens": float(sum(minibatch.tokens for minibatch in share.minibatches)),
             "training_operations": grpo.epochs * sum(minibatch.operations for minibatch in share.minibatches),
         } | finish_metrics(add_sums(stats.metrics for stats in steps))

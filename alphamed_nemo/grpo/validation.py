@@ -17,6 +17,7 @@ from pathlib import Path
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder, by_step, step_name
 from alphamed_nemo.data.io import read_questions
+from alphamed_nemo.data.prompts import prompt_settings
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.strata import stratified
 from alphamed_nemo.evaluation.engine import build_result, encode_checked, response_row
@@ -191,8 +192,7 @@ class Validator:
             "model": "",
             "protocol": self.cfg.evaluate.protocol,
             "questions": questions_identity(self.questions),
-            "prompt": self.cfg.data.prompt,
-            "chat_template": self.cfg.data.chat_template,
+            **prompt_settings(self.cfg.data),
             "max_new_tokens": self.cfg.rollout.max_new_tokens,
         }
 

@@ -21,9 +21,8 @@ from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.config.scrub import log_to_stderr
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.errors import CheckpointError, one_line
-from alphamed_nemo.grpo.collect import Collector, SamplingError
+from alphamed_nemo.grpo.collect import Collector, SamplingError, question_order
 from alphamed_nemo.grpo.exchange import Exchange
-from alphamed_nemo.grpo.question_stream import QuestionStream
 from alphamed_nemo.grpo.record import Logger, RunRecord
 from alphamed_nemo.grpo.recovery import RolloutPlane, Servers
 from alphamed_nemo.grpo.replay import Replay
@@ -123,7 +122,7 @@ def open_rollouts(
 
 
 def connect_servers(cfg: Config, policy: MegatronPolicy, exchange: Exchange, connections: list[Connection]) -> Servers:
-    stream = QuestionStream(read_questions(cfg.grpo.questions), cfg.run.seed, cfg.grpo.curriculum)
+    stream = question_order(read_questions(cfg.grpo.questions), cfg.run.seed, cfg.grpo)
     collector = Collector(
         cfg,
         stream,

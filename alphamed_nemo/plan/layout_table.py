@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.plan.changes import apply, fastest
+from alphamed_nemo.plan.changes import apply
 from alphamed_nemo.plan.hardware import GIB
 from alphamed_nemo.plan.prediction import Plan
+from alphamed_nemo.plan.search import fastest
 from alphamed_nemo.plan.sizes import SHIPPED, Model, load_model
 
 GPUS = (8, 16, 32, 64, 128)

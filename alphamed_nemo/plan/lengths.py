@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two batches are never compared; their names are keys of caches
 class Workload:
     """One step's batch.
 
@@ -35,7 +35,12 @@ class Workload:
         """Prompts and responses."""
         return self.samples * self.prompt + sum(self.responses)
 
-    @property
+    @cached_property
+    def half_grown(self) -> float:
+        """Tokens that a response which is being sampled has, on average over all moments."""
+        return sum(response * response for response in self.responses) / (2 * sum(self.responses))
+
+    @cached_property
     def response_share(self) -> float:
         return sum(self.responses) / self.tokens
 

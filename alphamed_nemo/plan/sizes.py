@@ -45,17 +45,17 @@ class Model:
         """Of the whole model; tied embeddings count once."""
         return sum(math.prod(shape) for shape in self.table.shapes().values())
 
-    @property
+    @cached_property
     def tensors(self) -> int:
         """Hugging Face tensors of a refit."""
         return len(self.table.shapes())
 
-    @property
+    @cached_property
     def mlp_matmul(self) -> int:
         """Parameters of one layer's MLP."""
         return 3 * self.hidden * self.ffn
 
-    @property
+    @cached_property
     def layer_matmul(self) -> int:
         """Parameters of one layer's matrices."""
         return 2 * self.hidden * (self.queries + self.keys) + self.mlp_matmul

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from alphamed_nemo.config import ParallelConfig
 from alphamed_nemo.plan.sizes import Model
@@ -51,16 +52,31 @@ def rank_states(
         data_rank: place among the data- and context-parallel ranks, which share the optimizer state.
         overlap: whether gradients are reduced while the backward pass runs, as on GPUs; it makes more buckets.
     """
-    ranks = parallel.data * parallel.context
+    layout = (parallel.tensor, parallel.pipeline, parallel.data, parallel.context, parallel.virtual_pipeline)
+    buffer, owned = _elements(model, layout, stage, data_rank, overlap)
+    state = 2 * MOMENT + (MASTER if dtype == "bfloat16" else 0)
+    return States(buffer * ELEMENT[dtype], buffer * GRADIENT, owned * state)
+
+
+@lru_cache(maxsize=1024)
+def _elements(
+    model: Model, layout: tuple[int, int, int, int, int | None], stage: int, data_rank: int, overlap: bool
+) -> tuple[int, int]:
+    """Elements of a rank's buffers, padding included, and those whose optimizer state it has.
+
+    Args:
+        layout: tensor, pipeline, data, context and virtual_pipeline of `parallel`.
+    """
+    tensor, pipeline, data, context, virtual = layout
+    parallel = ParallelConfig(tensor=tensor, pipeline=pipeline, data=data, context=context, virtual_pipeline=virtual)
     buffer = owned = 0
     for index, parameters in enumerate(model.chunks_of(parallel, stage)):
         bucketed = overlap and stage == 0 and index == 0
-        limit = max(40_000_000, 1_000_000 * parallel.data) if bucketed else None
-        for bucket in divide(parameters, ranks, limit):
+        limit = max(40_000_000, 1_000_000 * data) if bucketed else None
+        for bucket in divide(parameters, data * context, limit):
             buffer += bucket.length
-            owned += bucket.owned(data_rank, ranks)
-    state = 2 * MOMENT + (MASTER if dtype == "bfloat16" else 0)
-    return States(buffer * ELEMENT[dtype], buffer * GRADIENT, owned * state)
+            owned += bucket.owned(data_rank, data * context)
+    return buffer, owned
 
 
 def fp8_copies(model: Model, parallel: ParallelConfig, stage: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.plan.hardware import Cluster
@@ -68,13 +69,20 @@ def make_packs(cfg: Config, load: Workload) -> Packs:
             f"grpo.tokens_per_microbatch: {limit} is less than the longest sequence of {max(load.lengths)} tokens; "
             "raise it to model.max_length"
         )
-    bins = divide(lengths, limit, ranks)
-    fullest = max(sum(lengths[i] for i in members) for members in bins)
+    bins, fullest, filled = _divided(load, len(lengths), limit, ranks)
     tokens = min(limit, math.ceil(fullest / 128) * 128)
-    count = len(bins) // ranks
+    count = bins // ranks
     if cfg.parallel.virtual_pipeline:  # the interleaved schedule takes them in rounds, one for each stage
         count = math.ceil(count / cfg.parallel.pipeline) * cfg.parallel.pipeline
-    return Packs(count, tokens, sum(lengths) / (count * ranks * tokens))
+    return Packs(count, tokens, filled / (count * ranks * tokens))
+
+
+@lru_cache(maxsize=256)
+def _divided(load: Workload, samples: int, limit: int, ranks: int) -> tuple[int, int, int]:
+    """Of the first `samples` sequences: micro-batches of all ranks, tokens in the fullest of them, and in all."""
+    lengths = load.lengths[:samples]
+    bins = divide(lengths, limit, ranks)
+    return len(bins), max(sum(lengths[i] for i in members) for members in bins), sum(lengths)
 
 
 def bubble_share(cfg: Config, packs: Packs) -> float:
@@ -117,7 +125,8 @@ def _forward_seconds(cfg: Config, cluster: Cluster, model: Model, load: Workload
     speed = cluster.gpu.bf16_tflops * 1e12 * cfg.plan.compute_efficiency * parallel.tensor * parallel.context
     if cfg.model.dtype == "float32":
         speed /= 2  # TF32's peak
-    in_layers = packs.tokens * layers * (2 * model.layer_matmul + attention) / speed
+    faster = cfg.plan.fp8_speedup if cfg.model.fp8 else 1.0
+    in_layers = packs.tokens * layers * (2 * model.layer_matmul / faster + attention) / speed
     return in_layers, packs.tokens * rows * 2 * model.head_matmul / speed
 
 

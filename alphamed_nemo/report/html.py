@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -24,6 +25,7 @@ from alphamed_nemo.report.figures import (
 )
 from alphamed_nemo.report.run_data import CORRECT, RunData, read_run
 from alphamed_nemo.report.scale import duration, number
+from alphamed_nemo.report.watch import notices
 
 NO_BREAK = "\u2011"  # a hyphen at which no line ends, for 2.1e-6
 CARDS = 4  # sample responses shown of the first and of the last step
@@ -48,23 +50,21 @@ def build_report(run_dir: Path) -> Path:
     """
     folder = RunFolder(Path(run_dir))
     run = read_run(folder.root)
-    page = (
-        _templates()
-        .get_template("run.html")
-        .render(
-            title=run.name,
-            run=run,
-            headline=headline(run),
-            tiles=tiles(run),
-            accuracy=accuracies(run.evaluations, run.guessing),
-            figures=training_figures(run),
-            data=[figure for figure in (difficulty(run), effective_by_level(run), question_length([run])) if figure],
-            samples=paired_samples(run),
-            stages=stages(run),
-            settings=settings(run.config),
-        )
+    return write_page(
+        folder.report,
+        "run.html",
+        title=run.name,
+        run=run,
+        headline=headline(run),
+        tiles=tiles(run),
+        accuracy=accuracies(run.evaluations, run.guessing),
+        figures=training_figures(run),
+        data=[figure for figure in (difficulty(run), effective_by_level(run), question_length([run])) if figure],
+        samples=paired_samples(run),
+        notices=notices(run.metrics),
+        stages=stages(run),
+        settings=settings(run.config),
     )
-    return _write(folder.report, page)
 
 
 def build_comparison(run_dirs: list[Path], out: Path) -> Path:
@@ -83,21 +83,18 @@ def build_comparison(run_dirs: list[Path], out: Path) -> Path:
         raise ValueError(f"a comparison needs two runs or more with different folder names, found {names}")
     rows = [(run, row) for run in runs for row in run.evaluations]
     labelled = [replace(row, label=f"{run.name} · {row.label}") for run, row in rows]
-    page = (
-        _templates()
-        .get_template("comparison.html")
-        .render(
-            title="Comparison of " + ", ".join(names),
-            runs=runs,
-            accuracy=accuracies(labelled),
-            evaluations=labelled,
-            benchmarks=benchmarks(runs),
-            figures=compared(runs),
-            lengths=question_length(runs),
-            differing=differing_settings(runs),
-        )
+    return write_page(
+        Path(out),
+        "comparison.html",
+        title="Comparison of " + ", ".join(names),
+        runs=runs,
+        accuracy=accuracies(labelled),
+        evaluations=labelled,
+        benchmarks=benchmarks(runs),
+        figures=compared(runs),
+        lengths=question_length(runs),
+        differing=differing_settings(runs),
     )
-    return _write(Path(out), page)
 
 
 def headline(run: RunData) -> str:
@@ -240,7 +237,9 @@ def _templates() -> Environment:
     return environment
 
 
-def _write(path: Path, page: str) -> Path:
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Writes one of the package's templates, filled, and returns the path."""
+    page = _templates().get_template(template).render(**values)
     with whole_file(path) as part:
         part.write_text(page, encoding="utf-8")
     return path

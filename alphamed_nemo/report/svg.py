@@ -6,7 +6,7 @@ Every chart is a string that starts with `<svg`; hovering shows values through `
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean
@@ -38,18 +38,19 @@ def line_chart(
     x_label: str = "step",
     points: bool = False,
     bounds: Sequence[tuple[float, float]] = (),
+    names: Mapping[float, str] | None = None,
 ) -> str:
     """Lines over steps, long ones smoothed.
 
     `marks` are horizontal dashed lines with a text; `label` is read to those who cannot see the chart. With `points`
     each value is a dot, and a faint line between two says that nothing was measured there; `bounds` are the lower and
-    upper ends of whiskers through the first series' dots.
+    upper ends of whiskers through the first series' dots. `names` are shown below the axis in place of round numbers.
     """
     series = [line for line in series if line.x]
     values = [value for line in series for value in line.y] + [value for value, _ in marks]
     low, high = y_range or padded_range(values, log)
     x, y = _axes([step for line in series for step in line.x], low, high, log)
-    parts = [*_grid(x, y, show, x_label)]
+    parts = [*_grid(x, y, show, x_label, names=names)]
     for value, text in marks:
         parts.append(_line("mark", LEFT, y(value), WIDTH - RIGHT, y(value)))
         parts.append(_text("mark-text", WIDTH - RIGHT - 2, y(value) - 4, text, "end"))
@@ -66,7 +67,7 @@ def line_chart(
             parts.append(_path(line.x, shown, x, y, f"line s{line.colour}"))
         if points or len(line.x) == 1:
             parts += [_dot(line.colour, x(step), y(value)) for step, value in zip(line.x, line.y, strict=True)]
-    parts += _hover(series, x, show, x_label)
+    parts += _hover(series, x, show, x_label, names or {})
     return _svg(parts, label)
 
 
@@ -174,7 +175,9 @@ def _axes(steps: Sequence[float], low: float, high: float, log: bool) -> tuple[A
     return Axis(first, last, LEFT, WIDTH - RIGHT), Axis(low, high, HEIGHT - BOTTOM, TOP, log)
 
 
-def _grid(x: Axis, y: Axis, show, x_label: str, ticks_x: bool = True) -> list[str]:
+def _grid(
+    x: Axis, y: Axis, show, x_label: str, ticks_x: bool = True, names: Mapping[float, str] | None = None
+) -> list[str]:
     parts = []
     if y.log:
         decades = range(round(math.log10(y.low)), round(math.log10(y.high)) + 1)
@@ -184,7 +187,10 @@ def _grid(x: Axis, y: Axis, show, x_label: str, ticks_x: bool = True) -> list[st
     for tick, text in ticks:
         parts.append(_line("grid", LEFT, y(tick), WIDTH - RIGHT, y(tick)))
         parts.append(_text("tick", LEFT - 7, y(tick) + 3.5, text, "end"))
-    if ticks_x:
+    for place, name in (names or {}).items():
+        at_end = x(place) >= x.end  # half of it would be cut off
+        parts.append(_text("tick", x(place) + 12 * at_end, HEIGHT - BOTTOM + 15, name, "end" if at_end else "middle"))
+    if ticks_x and not names:
         for tick in nice_ticks(x.low, x.high, 7):
             if tick == int(tick):
                 parts.append(_text("tick", x(tick), HEIGHT - BOTTOM + 15, f"{tick:.0f}"))
@@ -203,7 +209,7 @@ def _path(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, css: str) 
     return f'<path class="{css}" d="{"".join(pieces)}"/>'
 
 
-def _hover(series: Sequence[Series], x: Axis, show, x_label: str) -> list[str]:
+def _hover(series: Sequence[Series], x: Axis, show, x_label: str, names: Mapping[float, str]) -> list[str]:
     """One invisible column per step whose tooltip gives every line's value there; at most 240 of them."""
     values: dict[float, list[str]] = {}
     for line in series:
@@ -212,7 +218,11 @@ def _hover(series: Sequence[Series], x: Axis, show, x_label: str) -> list[str]:
     steps = sorted(values)
     steps = steps[:: max(1, math.ceil(len(steps) / 240))]
     width = (x.end - x.start) / max(1, len(steps))
-    return [_hint(x(step) - width / 2, width, f"{x_label} {step:.0f} · " + " · ".join(values[step])) for step in steps]
+    heads = [f"{x_label} {names.get(step, f'{step:.0f}')}" for step in steps]
+    return [
+        _hint(x(step) - width / 2, width, " · ".join([head, *values[step]]))
+        for step, head in zip(steps, heads, strict=True)
+    ]
 
 
 def _hint(left: float, width: float, text: str) -> str:

@@ -57,7 +57,7 @@ def composed(recipe: str, overrides: list[str]) -> Config:
     cfg = recipe_top.composed(recipe, overrides)
     check_values(cfg)
     fill_derived(cfg)
-    settle_dtypes(cfg, cuda=recipe == "plan" or is_full_size(cfg))
+    settle_dtypes(cfg, cuda=recipe in ("plan", "simulate") or is_full_size(cfg))
     return cfg
 
 
@@ -87,7 +87,7 @@ def check_recipe(recipe: str, overrides: list[str], monkeypatch: pytest.MonkeyPa
         check_answers(cfg, ANSWERS[recipe])
     if recipe in ("train_grpo", "quickstart"):
         check_passes(cfg, overrides)
-    if recipe not in ("prepare_data", "plan"):
+    if recipe not in ("prepare_data", "plan", "simulate"):
         add_files(cfg)
     return RECIPES[recipe](cfg)
 
@@ -180,8 +180,11 @@ def report_(cfg: Config) -> str:
 
 
 def plan_(cfg: Config) -> str:
-    from plan import print_plan
+    from plan import print_plan, print_search
 
+    if cfg.plan.search:
+        print_search(cfg)
+        return "run"
     if not cfg.plan.table:
         print_plan(cfg)
         return "run"
@@ -245,6 +248,18 @@ def judge_(cfg: Config) -> str:
     return "checked up to the endpoint"
 
 
+def simulate_(cfg: Config) -> str:
+    """With few and short runs."""
+    from simulate import report, simulate
+
+    cfg.simulate.runs, cfg.simulate.batches, cfg.simulate.answers, cfg.simulate.curve = 2, 1, False, False
+    cfg.grpo.steps, cfg.simulate.lengths = 20, ""
+    path = RunFolder.of(cfg).simulation
+    report(simulate(cfg), path)
+    assert path.is_file()
+    return "run, for a few steps"
+
+
 RECIPES: dict[str, Callable[[Config], str]] = {
     "prepare_data": prepare_data_,
     "label_difficulty": label_difficulty_,
@@ -253,6 +268,7 @@ RECIPES: dict[str, Callable[[Config], str]] = {
     "report": report_,
     "judge": judge_,
     "plan": plan_,
+    "simulate": simulate_,
     "convert_to_hf": convert_to_hf_,
     "convert_from_hf": convert_from_hf_,
     "make_tiny_model": only_composed,

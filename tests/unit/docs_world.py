@@ -57,6 +57,7 @@ PLACEHOLDERS = {
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}{{ eos_token }}{% endfor %}[assistant] "
 )
+THINKING = "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
 
 SMOLLM2 = {
     "model_type": "llama",
@@ -141,7 +142,8 @@ def write_model(folder: Path, config: dict) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     for path in (ROOT / "alphamed_nemo" / "assets" / "tiny_base").glob("tokenizer*.json"):
         shutil.copy(path, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    thinks = config["model_type"] == "qwen3"
+    (folder / "chat_template.jinja").write_text(TEMPLATE + THINKING * thinks)
     header, end = {}, 0
     for name, shape in dimensions(config).tensors().items():
         start, end = end, end + 2 * math.prod(shape)

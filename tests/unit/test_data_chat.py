@@ -17,6 +17,7 @@ from alphamed_nemo.data.prompts import (
     encode_prompt,
     encode_prompts,
     format_prompt,
+    prompt_settings,
     sent_prompt,
     uses_chat_template,
 )
@@ -25,6 +26,8 @@ from alphamed_nemo.data.question import Question
 TURN = "<|turn|>"
 CHAT = "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] | trim }}<|end|>{% endfor %}<|turn|>assistant\n"
 DATED = "{{ strftime_now('%d %b %Y') }}|{{ date_string }}|" + CHAT
+# The end of Qwen3's.
+THOUGHTFUL = CHAT + "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
 ON, OFF = DataConfig(chat_template=True), DataConfig(chat_template=False)
 
 
@@ -97,6 +100,30 @@ def test_a_template_that_writes_the_date_writes_the_one_of_the_settings(tokenize
     text = sent_prompt(question("Is it?"), tokenizer, DataConfig(chat_template=True, template_date="2001-02-03"))
     assert text.startswith("03 Feb 2001|03 Feb 2001|")
     assert date.today().strftime("%d %b %Y") not in sent_prompt(question("Is it?"), tokenizer, ON)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "after"), [(None, "assistant\n"), (True, "assistant\n"), (False, "assistant\n<think>\n\n</think>\n\n")]
+)
+def test_a_template_with_a_thinking_mode_is_rendered_as_the_settings_say(tokenizer, thinking, after):
+    tokenizer.chat_template = THOUGHTFUL
+    turn = [{"role": "user", "content": format_prompt(question("Is it?"), "alphamed")}]
+    given = {} if thinking is None else {"enable_thinking": thinking}
+    rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **given)
+    cfg = DataConfig(chat_template=True, thinking=thinking)
+    assert sent_prompt(question("Is it?"), tokenizer, cfg) == rendered
+    assert rendered.endswith(TURN + after)
+    assert prompt_settings(cfg).get("thinking") is thinking
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize(
+    ("chat", "found"), [(True, "chat template has no enable_thinking"), (False, "prompts are plain text")]
+)
+def test_thinking_is_refused_where_nothing_would_read_it(tokenizer, thinking, chat, found):
+    with pytest.raises(ValueError, match=f"^data.thinking: found {str(thinking).lower()}, but .*{found}") as refused:
+        encode_prompt(question("Is it?"), tokenizer, DataConfig(chat_template=chat, thinking=thinking))
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("cfg", [ON, OFF], ids=["chat", "plain"])

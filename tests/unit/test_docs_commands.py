@@ -183,10 +183,12 @@ def cover_script(script: str, rest: list[str], world: Path, monkeypatch: pytest.
         jobs = [call.split("\n") for call in calls.read_text().removesuffix("end of call\n").split("end of call\n")]
         jobs = [[word for word in job if word] for job in jobs]
     if jobs[0][:2] == ["-m", "alphamed_nemo.launch.slurm"]:  # a dry run
-        stage, named = job_script(script)
+        stage, named = job_script(script, rest)
         if stage == "run_recipe":
             return "run; " + check_recipe(named, jobs[0][2:], monkeypatch)
-        return "run; " + plan_job(jobs[0][2:], *job_header(script), monkeypatch)
+        nodes, gpus = job_header(script)
+        nodes = size_nodes(rest[0]) if script == "slurm/grpo.sh" else nodes
+        return "run; " + plan_job(jobs[0][2:], nodes, gpus, monkeypatch)
     done_of = {check_job(job, monkeypatch) for job in jobs}
     return f"run: {len(jobs)} jobs, " + "; ".join(sorted(done_of))
 
@@ -199,27 +201,36 @@ def job_header(script: str) -> tuple[int, int]:
     return int(nodes[1]), int(gpus[1]) if gpus else 0
 
 
-def job_script(script: str) -> tuple[str, str]:
-    """What its last line calls: train or run_recipe, and with which experiment or recipe."""
-    found = re.search(r"^(train|run_recipe) (\w+) ", (ROOT / script).read_text(), re.MULTILINE)
+def size_nodes(size: str) -> int:
+    """Nodes of a size in slurm/sizes."""
+    rows = [line.split() for line in (ROOT / "slurm" / "sizes").read_text().splitlines()]
+    return next(int(row[1]) for row in rows if row[0] == size)
+
+
+def job_script(script: str, rest: list[str]) -> tuple[str, str]:
+    """What its last line calls: train, train_size or run_recipe, and with which experiment or recipe."""
+    found = re.search(r"^(train|train_size|run_recipe) (\S+)", (ROOT / script).read_text(), re.MULTILINE)
     assert found is not None, f"{script} calls neither train nor run_recipe"
-    return found[1], found[2]
+    named = rest[0] if found[2] == '"$@"' else found[2]
+    return found[1], f"grpo_{named}" if found[1] == "train_size" else named
 
 
 def check_job(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What sbatch is given: options, script, settings."""
     script, settings = next(word for word in asked if word.startswith("slurm/")), []
-    nodes = next((int(word.removeprefix("--nodes=")) for word in asked if word.startswith("--nodes=")), None)
-    for word in asked[asked.index(script) + 1 :]:
+    asked_nodes = [int(word.removeprefix("--nodes=")) for word in asked if word.startswith("--nodes=")]
+    rest = asked[asked.index(script) + 1 :]
+    what, named = job_script(script, rest)
+    for word in rest[1:] if script == "slurm/grpo.sh" else rest:
         assert not word.startswith("-"), f"{word} comes after {script}, so that sbatch does not see it"
         settings.append(word)
-    what, named = job_script(script)
     if what == "run_recipe":
         return check_recipe(named, settings, monkeypatch)
     if not any(word.startswith("experiment=") for word in settings):
         settings.insert(0, f"experiment={named}")
     header = job_header(script)
-    return plan_job(settings, nodes or header[0], header[1], monkeypatch)
+    nodes = asked_nodes[-1] if asked_nodes else header[0]
+    return plan_job(settings, nodes, header[1], monkeypatch)
 
 
 def plan_job(settings: list[str], nodes: int, gpus: int, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -104,6 +104,23 @@ def test_bad_saved_rows_are_named(row, message, questions, save, tmp_path):
     assert not (tmp_path / "out.json").exists()
 
 
+def test_responses_that_are_not_utf8_are_refused_in_one_line_that_names_it(questions, tmp_path):
+    path = tmp_path / "responses.jsonl"
+    good, bad = '{"id": "q0", "response": "für C"}', '{"id": "q1", "response": "für C"}'
+    path.write_bytes(good.encode() + b"\r\n" + bad.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"responses\.jsonl, line 2: not UTF-8") as refused:
+        score_saved(questions, path, "boxed", "x", tmp_path / "out.json")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_byte_order_mark_before_saved_responses_is_no_part_of_them(questions, tmp_path):
+    path = tmp_path / "responses.jsonl"
+    path.write_text('{"id": "q0", "response": "naïve: \\\\boxed{C}"}\n', encoding="utf-8-sig")
+    result = score_saved(questions, path, "boxed", "x", tmp_path / "out.json")
+    assert result.grades[0].answers == ("C",)
+    assert result.rows["q0"]["responses"][0]["text"] == "naïve: \\boxed{C}"
+
+
 def test_no_questions_and_unknown_protocols_are_refused(questions, save, tmp_path):
     with pytest.raises(ValueError, match="no questions"):
         score_saved([], save([]), "boxed", "x", tmp_path / "out.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from statistics import stdev
 
+import msgspec
 import pytest
 import yaml
 
@@ -84,12 +85,38 @@ def test_sets_that_are_not_prepared_are_named_with_the_way_to_them(prepared):
 def test_the_page_shows_accuracy_changes_and_who_follows_letters(prepared, tmp_path):
     tasks = tasks_of(EvaluateConfig(suite="robust", sets=["medqa"]), prepared, 1)
     table = write_suite(tmp_path / "a", "m", "robust", tasks, answered(tasks, right=True))
-    assert "| medqa-shuffled | 12 | 100.0 [75.8, 100.0] | 25.0 |" in table
+    assert "| medqa | 12 | 100.0 [75.8, 100.0] | 25.0 |" in table and "| medqa | shuffled | 100.0 |" in table
     page = (tmp_path / "a" / "suite.md").read_text()
-    assert table in page and "| medqa | shuffled | 100.0 | +0.0 [" in page and "| 0 | 0.0 of 12 |" in page
+    assert (
+        all(line in page.splitlines() for line in table.splitlines() if line)
+        and "| medqa | shuffled | 100.0 | +0.0 [" in page
+        and "| 0 | 0.0 of 12 |" in page
+    )
     write_suite(tmp_path / "b", "m", "robust", tasks, answered(tasks, right=False))
     assert "| 100.0 of 12 |" in (tmp_path / "b" / "suite.md").read_text()
     assert "| medqa | alphamed headed | 25.0 | +0.0 [" in (tmp_path / "b" / "suite.md").read_text()
+
+
+def test_the_page_has_one_row_for_each_set_in_each_table_and_one_for_the_run(prepared, tmp_path):
+    tasks = tasks_of(EvaluateConfig(suite="paper", sets=["medqa", "medmcqa", "medxpertqa"]), prepared, 1)
+    results = answered(tasks, right=True)
+    for result in results.values():  # a second sample of every question
+        result.settings["samples"] = 2
+        result.grades = [msgspec.structs.replace(g, answers=(*g.answers, "A"), words=20) for g in result.grades]
+    results["medqa"].grades = [msgspec.structs.replace(g, words=60) for g in results["medqa"].grades[:6]] + results[
+        "medqa"
+    ].grades[6:]
+    write_suite(tmp_path, "m", "paper", tasks, results)
+    page = (tmp_path / "suite.md").read_text()
+    assert page.startswith("# m: suite paper\n\nModel `models/a:b`, protocol boxed, 2 samples per question.\n")
+    assert "| mean of the sets | – | 62.5 |" in page
+    assert [line for line in page.splitlines() if line.startswith("| m |")] == [
+        "| m | 62.5 (n = 12) | 62.5 (n = 12) | – | – | – | 62.5 (n = 12) | this run, protocol boxed |"
+    ]
+    _, by_words = page.split("## By words of the question, with context and options")
+    table = by_words.split("\n\n")[2].splitlines()
+    assert table[0] == "| set | 0 to 24 | 50 to 99 |" and table[2].startswith("| medqa | ") and len(table) == 3
+    assert "| set | 1 of 2 | 2 of 2 | calibration error |" in page and "| set | 1 | 2 |" in page
 
 
 def test_the_harness_form_has_what_its_readers_take(prepared, tmp_path):

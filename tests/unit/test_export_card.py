@@ -32,6 +32,7 @@ from tests.unit.released_run import TINY, copy_base, make_checkpoint, make_run, 
 LLAMA_README = "---\nlicense: llama3.1\nbase_model: meta-llama/Llama-3.1-8B\n---\n"
 CHAT = "{% for m in messages %}<|begin_of_text|>[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
 DATED = "Today is {{ date_string if date_string is defined else strftime_now('%d %b %Y') }}. " + CHAT
+THOUGHTFUL = CHAT + "{% if enable_thinking is false %}<think></think>{% endif %}"
 
 
 def card_of(folder: Path) -> str:
@@ -255,21 +256,24 @@ def test_a_run_name_that_is_a_path_is_refused(cfg, tmp_path):
         release(folder.checkpoints / "step_20", tmp_path / "hf")
 
 
-@pytest.mark.parametrize("chat", ["", CHAT, DATED], ids=["plain", "chat", "dated chat"])
+@pytest.mark.parametrize("chat", ["", CHAT, DATED, THOUGHTFUL], ids=["plain", "chat", "dated chat", "no thinking"])
 def test_the_cards_code_asks_as_training_did(cfg, tmp_path, monkeypatch, chat):
     base = copy_base(tmp_path / "base")
     if chat:
         tokenizer = json.loads((base / "tokenizer_config.json").read_text())
         (base / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"chat_template": chat}))
     cfg.model.path, cfg.data.chat_template = str(base), bool(chat)
+    cfg.data.thinking = False if chat == THOUGHTFUL else None
     folder = make_run(cfg)
     out = release(folder.checkpoints / "step_20", tmp_path / "hf", base)
     card = card_of(out)
     code, vllm = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert ("llm.chat(" in vllm, "llm.generate(" in vllm) == (bool(chat), not chat)
-    assert f"| prompt | {'with the chat template' if chat else 'plain text, no chat template'} |" in card
+    form = "with the chat template" + ", thinking off" * (chat == THOUGHTFUL)
+    assert f"| prompt | {form if chat else 'plain text, no chat template'} |" in card
     compile(vllm, "vllm", "exec")
     assert ('"date_string": "26 Jul 2024"' in vllm) == (chat == DATED)
+    assert ('chat_template_kwargs={"enable_thinking": False}' in vllm) == (chat == THOUGHTFUL)
     monkeypatch.chdir(out)
     printed, names = io.StringIO(), {}
     with contextlib.redirect_stdout(printed):

@@ -15,8 +15,7 @@ import torch
 from alphamed_nemo.config import Config
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo import scoring
-from alphamed_nemo.grpo.collect import Collected, Collector
-from alphamed_nemo.grpo.question_stream import QuestionStream
+from alphamed_nemo.grpo.collect import Collected, Collector, question_order
 from alphamed_nemo.grpo.recovery import RolloutPlane, Servers
 from alphamed_nemo.rewards.rule import score_all
 from alphamed_nemo.rollout import refit
@@ -38,6 +37,8 @@ METHODS = {
     "dynamic sampling": {"dynamic_sampling": True, "samples_per_question": 2},
     "one step off-policy": {"staleness": 1},
     "curriculum": {"curriculum": "easy_first"},
+    "pools": {"curriculum": "pools", "pool_hard": 0.25, "pool_easy": 0.25},
+    "pools and dynamic sampling": {"curriculum": "pools", "dynamic_sampling": True, "samples_per_question": 2},
     "all": {"dynamic_sampling": True, "samples_per_question": 2, "staleness": 1, "curriculum": "easy_first"},
 }
 
@@ -88,7 +89,7 @@ class Run:
         for name, value in grpo.items():
             setattr(cfg.grpo, name, value)
         connections = connect(cfg.rollout)
-        questions = QuestionStream(QUESTIONS, cfg.run.seed, cfg.grpo.curriculum)
+        questions = question_order(QUESTIONS, cfg.run.seed, cfg.grpo)
         if stream is not None:
             questions.restore(stream)
         rewards = SimpleNamespace(score=score_all)
@@ -180,7 +181,7 @@ def test_responses_are_scored_while_others_are_sampled(
     assert scored.is_set()
 
 
-@pytest.mark.parametrize("method", ["plain", "dynamic sampling", "all"])
+@pytest.mark.parametrize("method", ["plain", "dynamic sampling", "pools and dynamic sampling", "all"])
 def test_a_run_that_is_resumed_with_other_servers_goes_on_as_it_would_have(
     servers: list[StandIn], undisturbed: Callable[[str], list[tuple]], method: str
 ) -> None:
@@ -194,7 +195,7 @@ def test_a_run_that_is_resumed_with_other_servers_goes_on_as_it_would_have(
         assert [*first, *rest] == undisturbed(method)
 
 
-@pytest.mark.parametrize("method", ["plain", "one step off-policy", "all"])
+@pytest.mark.parametrize("method", ["plain", "one step off-policy", "pools", "all"])
 def test_a_server_lost_in_mid_rollout_changes_no_batch_and_joins_again(
     servers: list[StandIn], undisturbed: Callable[[str], list[tuple]], method: str
 ) -> None:

@@ -38,6 +38,17 @@ def test_resumed_stream_goes_on_where_the_saved_one_stood():
     assert ids(resumed.take(30)) == expected
 
 
+def test_passes_count_what_was_asked_and_not_put_back():
+    stream = QuestionStream(questions(8), seed=1)
+    assert stream.passes == 0
+    taken = stream.take(4)
+    assert stream.passes == 0.5
+    stream.put_back(taken[2:])
+    assert stream.passes == 0.25 == stream.state()["passes"]
+    stream.take(14)
+    assert stream.passes == 2
+
+
 def test_questions_put_back_come_first_and_in_order():
     stream = QuestionStream(questions(9), seed=1)
     taken = stream.take(5)

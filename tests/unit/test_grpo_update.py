@@ -21,7 +21,7 @@ from alphamed_nemo.grpo.share import sequences_of, shares, trained_on
 from alphamed_nemo.grpo.update import Updater
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.runtime import initialize
-from alphamed_nemo.report.advisories import Watch
+from alphamed_nemo.report.watch import Watch
 from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
 from tests.spawn import spawn
@@ -73,7 +73,7 @@ def test_a_batch_that_was_cut_off_as_a_whole_is_masked_counted_and_told_of():
     cut = complete_group(QUESTION, rollouts, scores, cfg.grpo, cfg.rollout.max_new_tokens)
     assert sequences_of([cut]) == [] and [sequence.advantage for sequence in trained_on([cut], cfg.grpo)] == [0.0]
     (told,) = Watch().see(rollout_metrics(Collected([cut], 1, 1, 1, {}), cfg))
-    assert told.startswith("every response was cut off (with grpo.mask_truncated nothing was trained on)")
+    assert told.text.startswith("every response was cut off (with grpo.mask_truncated nothing was trained on)")
 
 
 def updated(hf: str, skip: bool) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
@@ -88,12 +88,35 @@ def updated(hf: str, skip: bool) -> tuple[dict[str, Tensor], list[dict[str, floa
     updater = Updater(cfg, policy)
     masked = [group([1, 2], [1.0, -1.0], [0.0, 0.0])]
     metrics = []
-    for batch in (BATCH, [ALL_RIGHT, ALL_WRONG], masked):
+    for step, batch in enumerate((BATCH, [ALL_RIGHT, ALL_WRONG], masked)):
         (own,) = shares(
             Collected(batch, len(batch), len(batch), 1, {}), cfg, dimensions(policy.hf_config), share_prompts=True
         )
-        metrics.append(updater.update(own, StepClock()))
+        metrics.append(updater.update(own, StepClock(), step))
     return dict(policy.hf_weights()), metrics
+
+
+def annealed(hf: str) -> list[dict[str, float]]:
+    """Metrics of four steps under a KL term that falls; after the first, advantages are 0 and the loss is that term."""
+    initialize(ParallelConfig())
+    cfg = Config()
+    cfg.grpo = replace(cfg.grpo, tokens_per_microbatch=128, steps=4, kl_coef=0.5, kl_schedule="linear")
+    cfg.optim = OptimConfig(lr=1e-2)
+    policy = MegatronPolicy(ModelConfig(path=hf, dtype="float32"), cfg.parallel, cfg.optim, hf, total_steps=4)
+    updater, metrics = Updater(cfg, policy), []
+    for step, batch in enumerate((BATCH, *[[ALL_RIGHT, ALL_WRONG]] * 3)):
+        collected = Collected(batch, len(batch), len(batch), 1, {})
+        (own,) = shares(collected, cfg, dimensions(policy.hf_config), share_prompts=True)
+        metrics.append(updater.update(own, StepClock(), step))
+    return metrics
+
+
+def test_a_kl_term_falls_linearly_to_the_end(tmp_path: Path):
+    (metrics,) = spawn(annealed, 1, str(write_model(tmp_path, "llama")))
+    assert [row["kl_coef"] for row in metrics] == [0.5, 0.375, 0.25, 0.125]
+    for row, coefficient in zip(metrics[1:], (0.375, 0.25, 0.125), strict=True):
+        assert row["kl"] > 0
+        assert row["loss"] == pytest.approx(coefficient * row["kl"], rel=1e-5)
 
 
 def test_leaving_them_out_changes_neither_loss_nor_gradient_nor_weights(tmp_path: Path):

@@ -190,7 +190,10 @@ def test_accuracy_is_told_by_data_set_where_there_are_several():
 
 
 def test_pass_at_n_counts_questions_with_a_right_sample():
-    grades = [Grade(str(i), "a", None, "A", answers, 4) for i, answers in enumerate([("A", "B"), ("B", "B"), "AA"])]
+    grades = [
+        Grade(str(i), "a", None, "A", answers, 4)
+        for i, answers in enumerate([tuple(pair) for pair in ("AB", "BB", "AA")])
+    ]
     metrics = of_samples(EvaluationResult("step", {"samples": 2}, grades))
     assert metrics["validation/pass@2"] == pytest.approx(2 / 3) and metrics["validation/mean@2"] == pytest.approx(0.5)
 

@@ -28,6 +28,7 @@ ORDER = (
     ("grpo",),
     ("plan",),
     ("export", "report"),
+    ("simulate",),
     ("cli",),
     ("launch",),
 )

@@ -1,4 +1,4 @@
-"""A model's dimensions: totals as published, and the true Llama-3.1-8B through the weight map without its memory."""
+"""A model's dimensions: totals as published, and true models through the weight map without their memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from alphamed_nemo.plan.sizes import SHIPPED, load_model, local_shape, model_of
 PUBLISHED = {
     "Qwen2.5-3B-Instruct": 3_085_938_688,
     "Qwen2.5-7B-Instruct": 7_615_616_512,
+    "Qwen3-4B": 4_022_468_096,
+    "Qwen3-8B": 8_190_735_360,
+    "Qwen3-14B": 14_768_307_200,
+    "Qwen3-32B": 32_762_123_264,
+    "Llama-3.2-3B-Instruct": 3_212_749_824,
     "Llama-3.1-8B-Instruct": 8_030_261_248,
     "Llama-3.1-70B-Instruct": 70_553_706_496,
 }
@@ -30,9 +35,10 @@ def test_shipped_dimensions_give_the_published_number_of_parameters(name: str, p
     assert load_model(f"somewhere/models/{name}").parameters == parameters  # as conf/model names it
 
 
-def test_llama_8b_passes_through_the_weight_map_without_its_memory(tmp_path: Path) -> None:
-    model = load_model("Llama-3.1-8B-Instruct")
-    shutil.copy(SHIPPED / "Llama-3.1-8B-Instruct.json", tmp_path / "config.json")
+@pytest.mark.parametrize("name", ["Llama-3.1-8B-Instruct", "Llama-3.2-3B-Instruct", "Qwen3-14B"])
+def test_a_model_passes_through_the_weight_map_without_its_memory(name: str, tmp_path: Path) -> None:
+    model = load_model(name)
+    shutil.copy(SHIPPED / f"{name}.json", tmp_path / "config.json")
     with torch.device("meta"):
         theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
     assert model.table.shapes() == {name: tuple(p.shape) for name, p in theirs.named_parameters()}

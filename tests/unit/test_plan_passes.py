@@ -40,9 +40,22 @@ def test_every_size_passes_over_the_papers_data_at_least_once(size: str, tmp_pat
     passes = count_passes(cfg)
     assert passes is not None and passes.count >= 1
     # The studies are tested with one size, so all must have the same questions and batch.
+    cfg.data.thinking = None  # of Qwen3's template alone
     assert [getattr(cfg, group) for group in ("grpo", "label", "data", "sources")] == [
         getattr(other, group) for group in ("grpo", "label", "data", "sources")
     ]
+
+
+def test_the_published_recipe_passes_four_times_over_alphamed19k(tmp_path: Path) -> None:
+    cfg = planned(tmp_path, "experiment=published/alphamed19k_8b")
+    passes = count_passes(cfg)
+    assert passes is not None and passes.questions == 19_178
+    assert passes.count == pytest.approx(300 * 256 / 19_178)
+    assert make_plan(cfg).fits
+    assert cfg.model.max_length == 1024 + 2048
+    grpo, rollout = cfg.grpo, cfg.rollout
+    assert (grpo.samples_per_question, grpo.questions_per_step // grpo.updates_per_batch) == (8, 128)
+    assert (grpo.clip_low, grpo.clip_high, rollout.temperature, rollout.top_p) == (0.2, 0.28, 1.0, 0.99)
 
 
 def test_the_quickstart_passes_over_its_subset_at_least_once(tmp_path: Path) -> None:

@@ -12,14 +12,18 @@ from alphamed_nemo.cli.derived import fill_lengths
 from alphamed_nemo.cli.dtypes import settle_dtypes
 from alphamed_nemo.cli.recipe import composed
 from alphamed_nemo.config import Config
-from alphamed_nemo.plan.changes import advise, apply, fastest
-from alphamed_nemo.plan.generation import decode_seconds, decode_step_seconds
+from alphamed_nemo.plan.changes import advise, apply
+from alphamed_nemo.plan.generation import decode_seconds, decode_speed
 from alphamed_nemo.plan.lengths import make_workload
 from alphamed_nemo.plan.prediction import Plan, make_plan
+from alphamed_nemo.plan.search import fastest
 from alphamed_nemo.plan.text import change_text, plan_text
 
 # experiment, layout of conf/parallel, data-parallel copies: the trainer's GPUs from 8 to 128
 LAYOUTS = [(f"grpo_{size}", "tp2", copies) for size in ("3b", "7b", "8b") for copies in (4, 8, 16, 32)]
+LAYOUTS += [(f"grpo_{size}", "tp2", copies) for size in ("llama32_3b", "qwen3_4b", "qwen3_8b") for copies in (4, 32)]
+LAYOUTS += [("grpo_qwen3_14b", "tp4", copies) for copies in (2, 4, 16)]
+LAYOUTS += [("grpo_qwen3_32b", "tp8_pp2", copies) for copies in (1, 2, 8)]
 LAYOUTS += [("grpo_3b", "tp2", 64), ("grpo_7b", "tp4", 32), ("grpo_8b", "tp4", 32)]
 LAYOUTS += [("grpo_70b", "tp8_pp4", 1), ("grpo_70b", "tp8_pp2", 4), ("grpo_70b", "tp8_pp2", 8)]
 
@@ -62,12 +66,21 @@ def test_published_phases_are_within_25_percent(
 
 
 def test_the_published_settings_leave_every_efficiency_at_its_default() -> None:
-    for name in ("nemo_rl_8b", "nemo_rl_8b_one_node", "nemo_rl_8b_async", "nemo_rl_70b"):
+    for name in ("nemo_rl_8b", "nemo_rl_8b_one_node", "nemo_rl_8b_async", "nemo_rl_8b_fp8", "nemo_rl_70b"):
         plan, default = experiment(f"published/{name}").plan, Config().plan
         changed = {f.name for f in dataclasses.fields(plan) if getattr(plan, f.name) != getattr(default, f.name)}
         assert changed <= {
             "gpu", "prompt_tokens", "response_tokens", "offload_while_generating",
         }  # fmt: skip
+
+
+def test_fp8_shortens_the_published_step_as_published() -> None:
+    """The shares of either step are the plan's; the one assumption on FP8 was chosen by this ratio."""
+    fp8, plain = planned("published/nemo_rl_8b_fp8"), planned("published/nemo_rl_8b_async")
+    assert fp8.fits and plain.fits
+    assert fp8.step / plain.step == pytest.approx(53.0 / 64.8, rel=0.05)
+    half = fp8.model.layers * fp8.model.layer_matmul  # a byte less for each of these weights
+    assert plain.engine.weights - fp8.engine.weights == pytest.approx(half / fp8.engine.tensor)
 
 
 @pytest.mark.parametrize("gpu", ["h100", "h200"])
@@ -98,17 +111,17 @@ def test_responses_have_the_mean_that_was_asked_for_and_the_longest_is_cut() -> 
 
 def test_decoding_equals_a_simulation_token_by_token() -> None:
     plan = planned("published/nemo_rl_8b")
-    engine = dataclasses.replace(plan.engine, concurrent=6)
+    speed, concurrent = decode_speed(plan.cfg, plan.cluster, plan.model, plan.engine), 6
     responses = make_workload(20, 4, 50, mean=30, longest=80).responses
     prompt, seconds = 50, 0.0
     waiting, running = list(responses), []  # running: [tokens so far, tokens in the end]
     while waiting or running:
-        while waiting and len(running) < engine.concurrent:
+        while waiting and len(running) < concurrent:
             running.append([0, waiting.pop(0)])
         context = sum(prompt + done + 0.5 for done, _ in running)
-        seconds += decode_step_seconds(plan.cfg, plan.cluster, plan.model, len(running), context, engine)
+        seconds += speed.step(len(running), context)
         running = [[done + 1, end] for done, end in running if done + 1 < end]
-    found = decode_seconds(plan.cfg, plan.cluster, plan.model, prompt, responses, engine)
+    found = decode_seconds(prompt, tuple(responses), concurrent, speed)
     assert found == pytest.approx(seconds, rel=1e-6)
 
 

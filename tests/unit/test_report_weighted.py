@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo.cli.progress import step_text
-from alphamed_nemo.report.advisories import STEPS, advisories
+from alphamed_nemo.report.advisories import STEPS
 from alphamed_nemo.report.html import build_comparison, build_report
+from alphamed_nemo.report.watch import notices
 from tests.unit.synthetic_run import make_run
 
 PARTS = {"reward/correct": 0.75, "reward/own": -0.5, "reward/own/part": 0.25}
@@ -68,7 +69,7 @@ def test_a_comparison_sets_right_answers_beside_right_answers(tmp_path: Path):
 
 
 def told(**row: float) -> dict[str, str]:
-    return dict(advisories([ROW | row] * STEPS))
+    return {notice.name: notice.text for notice in notices([ROW | row] * STEPS)}
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.3])

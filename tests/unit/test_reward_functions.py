@@ -23,6 +23,7 @@ from alphamed_nemo.rewards.server import parse_arguments
 
 QUESTION = Question("q7", "own", "Which?", ("Aspirin", "Warfarin"), "B", level=2, metadata={"words": 10})
 FORMAT, LENGTH = "examples/format_reward.py:format_reward", "examples/length_reward.py:length_reward"
+GATE = "examples/format_gate.py:format_gate"
 
 
 def item(response: str) -> RewardItem:
@@ -66,6 +67,23 @@ def test_the_examples_give_their_weighted_sum_and_their_parts():
     assert reasoned.reward == pytest.approx(1.0 + 0.2 * 1.0 + 0.1 * 0.4)
     assert short.reward == pytest.approx(1.0 + 0.2 * 0.5 + 0.1 * 0.9)
     assert (wrong.reason, wrong.parts["length_reward"], wrong.reward) == ("wrong", 0.0, pytest.approx(0.2 * 0.5))
+
+
+@pytest.mark.parametrize(
+    ("response", "correct", "gate"),
+    [
+        (r"It thins the blood by vitamin K, so \boxed{B}.", 1.0, 1.0),
+        (r"\boxed{B}", 1.0, 0.0),
+        (r"It thins the blood by vitamin K, so \boxed{B}, as I said before.", 1.0, 0.0),
+        (r"It is \boxed{A} or rather it is in fact \boxed{B}", 1.0, 0.0),
+        (r"It thins the blood by vitamin K, so \boxed{A}.", 0.0, 0.0),
+        ("It thins the blood by vitamin K.", 0.0, 0.0),
+    ],
+)
+def test_a_gate_rewards_right_answers_in_the_right_form_alone(response: str, correct: float, gate: float):
+    functions = RewardFunctions(RewardConfig(functions=["correct", GATE], weights=[0.0, 1.0]))
+    (score,) = functions.score_all([item(response)])
+    assert score.parts == {"correct": correct, "format_gate": gate} and score.reward == gate
 
 
 def test_any_weights_and_values_give_their_exact_sum(own):

@@ -16,7 +16,12 @@ from alphamed_nemo.cli.recipe import composed
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = sorted([*ROOT.glob("slurm/*.sh"), *ROOT.glob("tests/slurm/*.sh"), ROOT / "run", ROOT / ".ci" / "run"])
 JOBS = sorted(path for path in ROOT.glob("slurm/*.sh") if "\n#SBATCH" in path.read_text())
-TRAINING = [path for path in JOBS if path.name.startswith("grpo_")]
+TRAINING = [path for path in JOBS if path.name.startswith("grpo")]
+SIZES = {
+    line.split()[0]: line.split()[1:]
+    for line in (ROOT / "slurm" / "sizes").read_text().splitlines()
+    if not line.startswith("#")
+}  # nodes, time, lead, model
 
 
 def header(path: Path) -> dict[str, str]:
@@ -33,7 +38,8 @@ def tool(name: str) -> str:
 
 
 def test_every_size_and_stage_has_its_script() -> None:
-    assert {path.stem for path in TRAINING} == {"grpo_tiny", "grpo_3b", "grpo_7b", "grpo_8b", "grpo_70b"}
+    assert {f"grpo_{size}" for size in SIZES} == {path.stem for path in ROOT.glob("conf/experiment/grpo_*.yaml")}
+    assert {path.stem for path in TRAINING} == {"grpo", "grpo_tiny", "grpo_8b"}
     assert {"label", "convert", "evaluate", "report"} <= {path.stem for path in JOBS}
 
 
@@ -61,12 +67,49 @@ def test_training_jobs_hear_of_their_end_in_time_and_can_be_requeued(path: Path)
     assert "requeue" in options and options["dependency"] == "singleton"
 
 
-@pytest.mark.parametrize("path", [path for path in TRAINING if path.stem != "grpo_tiny"], ids=lambda path: path.stem)
-def test_the_nodes_of_a_size_are_those_that_its_layout_needs(path: Path) -> None:
-    experiment = re.search(r"^train (\w+) ", path.read_text(), re.MULTILINE)[1]
-    cfg = composed("train_grpo", [f"experiment={experiment}"])
-    training = int(header(path)["nodes"]) - (cfg.rollout.servers if cfg.rollout.placement == "separate" else 0)
-    assert cfg.parallel.world_size == training * int(header(path)["gpus-per-node"])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_nodes_of_a_size_are_those_that_its_layout_needs(size: str) -> None:
+    cfg = composed("train_grpo", [f"experiment=grpo_{size}"])
+    nodes, _, _, model = SIZES[size]
+    training = int(nodes) - (cfg.rollout.servers if cfg.rollout.placement == "separate" else 0)
+    assert cfg.parallel.world_size == training * int(header(ROOT / "slurm" / "grpo.sh")["gpus-per-node"])
+    assert Path(cfg.model.path).name == model
+
+
+def test_the_script_of_8b_asks_for_what_the_table_says() -> None:
+    options = header(ROOT / "slurm" / "grpo_8b.sh")
+    assert [options["nodes"], options["time"], options["signal"].removeprefix("B:USR1@")] == SIZES["8b"][:3]
+
+
+def recorded(folder: Path, *command: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+    """A script's run, and the words of each call of sbatch."""
+    (folder / "sbatch").write_text(f'#!/bin/sh\necho "$@" >>{folder}/submitted\nwc -l <{folder}/submitted\n')
+    (folder / "sbatch").chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    env |= {"ALPHAMED_SITE": "none", "PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", *command], cwd=ROOT, env=env, capture_output=True, text=True)
+    file = folder / "submitted"
+    return done, [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_submits_itself_with_what_the_table_says(size: str, tmp_path: Path) -> None:
+    done, (words,) = recorded(tmp_path, "slurm/grpo.sh", size, "--nodes=7", "grpo.steps=3", "run.name=mine")
+    assert done.returncode == 0, done.stderr
+    nodes, limit, lead, _ = SIZES[size]
+    assert words == [
+        f"--job-name=grpo_{size}", f"--nodes={nodes}", f"--time={limit}", f"--signal=B:USR1@{lead}",
+        "--nodes=7", "--job-name=mine", "slurm/grpo.sh", size, "grpo.steps=3", "run.name=mine",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["grpo.sh", "pipeline.sh"])
+@pytest.mark.parametrize("size", [[], ["9b"], ["--dry-run"]], ids=str)
+def test_a_size_that_is_not_in_the_table_is_refused_in_one_line(script: str, size: list[str], tmp_path: Path) -> None:
+    done, submitted = recorded(tmp_path, f"slurm/{script}", *size)
+    assert (done.returncode, submitted) == (2, [])
+    (line,) = done.stderr.splitlines()
+    assert f"error: found size '{''.join(size)}', expected one of 3b llama32_3b" in line
 
 
 def test_the_chain_orders_its_stages_and_its_dry_run_submits_nothing(tmp_path: Path) -> None:
@@ -80,14 +123,15 @@ def test_the_chain_orders_its_stages_and_its_dry_run_submits_nothing(tmp_path: P
     subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     lines = [line.split() for line in (tmp_path / "submitted").read_text().splitlines()]
     scripts = [next(word for word in line if word.startswith("slurm/")) for line in lines]
-    assert scripts == [f"slurm/{name}.sh" for name in ("evaluate", "label", "grpo_8b", "convert", "evaluate", "report")]
+    assert scripts == [f"slurm/{name}.sh" for name in ("evaluate", "label", "grpo", "convert", "evaluate", "report")]
     after = [next((word for word in line if word.startswith("--dependency=")), "") for line in lines]
     # Job n is the n-th submitted.
     expected = ["", "", "afterok:2,singleton", "afterok:3", "afterok:4", "afterok:5:1"]
     assert after == [name and f"--dependency={name}" for name in expected]
     assert all("--qos=short" in line and "run.name=mine" in line and "experiment=grpo_8b" in line for line in lines)
     assert "--job-name=mine" in lines[2]
-    assert ["--nodes=3" in line for line in lines] == [script == "slurm/grpo_8b.sh" for script in scripts]
+    assert ["--nodes=3" in line for line in lines] == [script == "slurm/grpo.sh" for script in scripts]
+    assert lines[2][lines[2].index("slurm/grpo.sh") + 1] == "8b" and "--time=12:00:00" in lines[2]
 
 
 def test_a_chain_can_start_at_a_later_stage(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ OPENING = re.compile(
     rf"""(?:[\s*_`"'$>(\[{{:<#=,-]|[^\w\x00-\x7f]|\\[a-z]{{1,12}}|\\.|=>|→
     |(?:{_ADVERB}|the|an?\s(?=clear|definite)|option|choice|letter|answer|number|statement|as\ follows
        |given\ by|indicated\ by|following|indicated\ as|clear|definite|clearly|is|be|selected|final|correct|best|one
-       |i\ think|i\ believe|i\ would\ say)\b){{0,40}}""",
+       |i\ think|i\ believe|i\ would\ say|closest\ to|nearest\ to)\b){{0,40}}""",
     re.X,
 )
 # instead of a choice: "the answer is none of the above", '"answer": "not enough information"'
@@ -86,7 +86,7 @@ NO_OPTION = re.compile(
     r"[\s\"'*_(:]{0,6}(?:none\b|neither\b|nothing\b"
     r"|not (?:listed|provided|available|given|present|among|any|enough|possible)\b"
     r"|no (?:\w+ ){0,2}(?:answer|option|choice)s?\b|unknown\b|undetermined|information not\b|insufficient\b"
-    r"|(?:cannot|can't) be\b|unable to\b|n/a\b|all of (?:the above|them|these)\b)"
+    r"|an? combination of\b|(?:cannot|can't) be\b|unable to\b|n/a\b|all of (?:the above|them|these)\b)"
 )
 # after a statement: what it states is no option
 NOT_OFFERED = re.compile(
@@ -158,9 +158,9 @@ CONNECTIVE = re.compile(
     r"|reason)\b"
 )
 ANOTHER_LETTER = re.compile(
-    r"[\s*_)\]\"'$]{0,6}(?:,|/|&|\+|;|and|or|and/or|vs\.?|versus)(?:\s+(?:possibly|maybe|perhaps|also|either"
+    r"[\s*_)\]\"'`$]{0,6}(?:,|/|&|\+|;|and|or|and/or|vs\.?|versus)(?:\s+(?:possibly|maybe|perhaps|also|either"
     r"|alternatively))?[\s,]*(?:or\s+|and\s+)?(?:also |option "
-    r"|choice )?[(\[*\"'$]{0,4}([a-z])(?=[)\]}*\"'$]{0,4}\s*(?:[.,;:!/&+)}\n]|$|and\b|or\b|are\b|both\b|as\b"
+    r"|choice )?[(\[*\"'`$]{0,4}([a-z])(?=[)\]}*\"'`$]{0,4}\s*(?:[.,;:!/&+)}\n]|$|and\b|or\b|are\b|both\b|as\b"
     r"|depending\b))"
 )
 OTHERS_WRONG = re.compile(  # after "C, A and B": the letters that follow are another sentence's subject
@@ -175,7 +175,8 @@ DENIAL = re.compile(
     r"|unknown|unable|yet)\b"
 )
 NOT_BUT = re.compile(
-    r"[\s*\"'(]{0,4}not\s+(?:option |choice )?[\"'(*]{0,3}[a-z][\"')*]{0,3}\s*[,;]?\s*(?:but\s+)?(?:rather|instead"
+    r"[\s*\"'(]{0,4}not\s+(?:option |choice )?[\"'(*]{0,3}[a-z][\"')*]{0,3}\b(?:[^.!?;\n]{0,90}?(?=, but rather ))?"
+    r"\s*[,;]?\s*(?:but\s+)?(?:rather|instead"
     r"|it is|it's|but)\s"
 )
 

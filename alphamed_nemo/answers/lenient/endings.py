@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 
 from alphamed_nemo.answers.boxed import BOX, box_content
 from alphamed_nemo.answers.lenient import cues
@@ -16,6 +17,8 @@ SHORT_LINE = 100  # characters; a letter with other words than its option's afte
 SENTENCE = 300  # characters looked back for the start of the last sentence
 LISTS = 3000  # characters looked back for the list that a last line may belong to
 LISTED = ""
+CLOSED = ".!?)\"'*`>"  # how a response ends that was not cut off
+SHORT_TEXT = 12  # characters; a shorter text may be named beside the answer
 _WORD = re.compile(r"[A-Za-z0-9]")
 _CLOSING = " \n\t`*_$\\])}>\"'.!"
 _BULLET = " \t-•>*#_→➡✅✔☑️👉"
@@ -105,6 +108,9 @@ def _last_line(line: str, before: str, text: str, choices: Choices) -> str | Non
         return letter if doubtful(previous.lower()) else AMBIGUOUS
     if letter != AMBIGUOUS and _ends_list(line, letter, before, previous, choices):
         return LISTED
+    above = choices.by_text.get(normalise(previous.lstrip(_BULLET)), letter)
+    if above != letter and normalise(line) in choices.by_text and not text.startswith("\n\n", len(before)):
+        return LISTED  # the line above is another option, so this is one of several
     return letter
 
 
@@ -254,16 +260,26 @@ def read_opening(text: str, choices: Choices) -> str | None:
         return None
     if letter == choices.letters[0] and rest and text[-1].isalnum():
         return None  # the first entry of a list, cut off
+    if not _LABELLED.match(first) and _lists_texts(text, letter, choices):
+        return None
     second = rest.lstrip().partition("\n")[0]
     following = _LABELLED.match(second)
     listed = following and ord(following.group(1).upper()) == ord(letter) + 1
     return None if listed or normalise(second.lstrip(_BULLET)) in choices.by_text else letter
 
 
+def _lists_texts(text: str, letter: str, choices: Choices) -> bool:
+    """Whether `text` breaks off after it named another option than `letter` by its text, going from one to the next."""
+    if text[-1] in CLOSED:
+        return False
+    said, own = normalise(text[:LISTS]), choices.text_of(letter)
+    return any(len(other) > SHORT_TEXT and other != own and other in said for other in choices.texts)
+
+
 def ends_on_several(text: str) -> bool:
-    """Whether the last three lines of `text` state three different answers, as after a prompt with worked examples."""
+    """Whether the last lines of `text` state three different answers, as after a prompt with worked examples."""
     if text.count("nswer", max(0, len(text) - SENTENCE)) < 3:
         return False
-    lines = [line for line in text[-SENTENCE:].split("\n") if line.strip()][-3:]
-    found = [_LINE_ANSWER.match(line) for line in lines]
-    return len({stated[1].upper() for stated in found if stated}) == 3
+    lines = reversed([line for line in text[-SENTENCE:].split("\n") if line.strip()])
+    found = takewhile(bool, map(_LINE_ANSWER.match, lines))
+    return len({stated[1].upper() for stated in found if stated}) >= 3

@@ -13,7 +13,7 @@ from alphamed_nemo.answers.lenient.endings import ends_on_several, read_ending, 
 from alphamed_nemo.answers.lenient.named import read_named
 from alphamed_nemo.answers.lenient.reading import Text
 from alphamed_nemo.answers.lenient.statements import Statement, contradicted, statement_at
-from alphamed_nemo.answers.lenient.turns import before_turns
+from alphamed_nemo.answers.lenient.turns import before_turns, may_have_turns
 from alphamed_nemo.answers.lenient.usual import read_usual
 from alphamed_nemo.answers.options import AMBIGUOUS, Choices
 from alphamed_nemo.answers.plain import readable, spelt_out
@@ -25,24 +25,28 @@ LONGEST_KEY = 16  # characters
 MAX_CUES = 400  # cue words tried before giving up, so that a megabyte of "answer is" costs what a page does
 WEAK_TAIL = 200  # characters that may follow a statement that only names an option's text
 _SPECIAL = re.compile(r"<\|?/?[a-z_]{1,20}\|?>\s*$|\[/?[A-Z]{2,6}\]\s*$")
+OPENING = ("(", "[", "*")
 _OPEN_END = re.compile(r"(?:[(\[]|\*\*)[A-Za-z]\Z")  # "the answer is (C": cut off, perhaps within a word
 _COUNTER = re.compile(r"\b(?:but|however|although|though)\b")
 
 
 def extract_lenient(text: str, choices: Choices) -> str | None:
     """Letter that `text` states last, None where it states none, or states it as several or as no option."""
-    text = readable(text)
-    for head, final in before_turns(text, choices):
-        letter = _extract(head, choices)
-        if letter is not None or final:
-            return letter
+    if not text.isascii():
+        text = readable(text)
+    if may_have_turns(text):
+        for head, final in before_turns(text, choices):
+            letter = _extract(head, choices)
+            if letter is not None or final:
+                return letter
     return _extract(text, choices)
 
 
 def _extract(text: str, choices: Choices) -> str | None:
-    text = _without_special_tokens(text.rstrip())
-    cut_off = _OPEN_END.search(text, max(0, len(text) - 3))
-    if cut_off:
+    text = text.rstrip()
+    if text.endswith((">", "]")):
+        text = _without_special_tokens(text)
+    if text[-2:-1] in OPENING and (cut_off := _OPEN_END.search(text, max(0, len(text) - 3))):
         text = text[: cut_off.start()].rstrip()
     if not text or ends_on_several(text):
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from alphamed_nemo.answers.boxed import BOX, box_content
 from alphamed_nemo.answers.lenient import cues
-from alphamed_nemo.answers.lenient.guards import unfinished
+from alphamed_nemo.answers.lenient.guards import LOOK_BACK, unfinished
 from alphamed_nemo.answers.options import AMBIGUOUS, AROUND, EPITHET, Choices, is_letter, read_box
 from alphamed_nemo.answers.plain import normalise, plain, replaced
 
@@ -29,6 +29,13 @@ _LETTER_AFTER = re.compile(r"\s?[(\[](?:option |choice )?([a-z])[)\]]")
 _BESIDE = re.compile(  # between a letter and a text that says which option is meant
     r"(?:,?\s(?:which|that) is\b|,?\s(?:namely|i\.e\.),?|(?P<apart>[.,:;]|\s?(?:[-–—=](?=\s)|\n)))?[\s*_`\"'$(\[]{0,8}"
 )
+_AND_ANOTHER = re.compile(  # after a letter and its text: "and (J)", "or **E."
+    r"[\s*_)\]\"'`$]{0,6}(?:and|or|&|and/or)\s+(?:option |choice )?[(\[*\"'`$]{0,4}([a-z])[)\].:*]{1,3}\s?"
+)
+_FOR_EACH = re.compile(  # after a letter: "for the first part, (D) for the second"
+    r"\s{0,2}for\s[^.;,\n]{1,60},\s(?:and\s)?[(\[*]{0,2}([a-z])[)\]*]{0,2}\sfor\s"
+)
+_NEXT_BULLET = re.compile(r"[*_.]{0,4}\n\s{0,4}[-*•]\s[*_]{0,3}")
 _WHOLE = re.compile(r"[)\]\"'*_`$ ]{0,4}(?:[.!}<\n]|$|,?\s(?:because|since|as|which|due)\b)")
 OPENERS = "([{\"'*<`$_"
 STOPS = ".,;:!)]}\"'*`>\n|<"
@@ -103,7 +110,27 @@ def read_choice(text: Text, position: int, colon: bool = False, texts: bool = Tr
         return own
     if cues.CONDITION.match(low, own.end) or cues.SUBJECT.match(low, own.end) or _asked(text, own.end):
         return None
-    return Choice(AMBIGUOUS, own.end) if not own.by_text and _is_another_text(text, own) else own
+    several = _names_another(text, own) if own.by_text else _is_another_text(text, own) or _goes_on(text, own)
+    return Choice(AMBIGUOUS, own.end) if several else own
+
+
+def _names_another(text: Text, chosen: Choice) -> bool:
+    """Whether the text of another option is the next entry of a list that begins with the chosen one's."""
+    bullet = _NEXT_BULLET.match(text.low, chosen.end)
+    other = own_text_at(text, bullet.end()) if bullet else None
+    return other is not None and other.letter != chosen.letter and _WHOLE.match(text.low, other.end) is not None
+
+
+def _goes_on(text: Text, chosen: Choice) -> bool:
+    """Whether another letter follows what is said of the chosen one: "(B) Iron and (D) Gold", "B for x, D for y"."""
+    each = _FOR_EACH.match(text.low, chosen.end)
+    if each:
+        return each[1].upper() != chosen.letter and each[1].upper() in text.choices.letters
+    beside = _BESIDE.match(text.low, chosen.end) if text.choices.longest else None
+    own = own_text_at(text, beside.end()) if beside and beside.end() > chosen.end else None
+    more = _AND_ANOTHER.match(text.low, own.end) if own and own.letter == chosen.letter else None
+    other = own_text_at(text, more.end()) if more else None
+    return more is not None and other is not None and other.letter == more[1].upper() != chosen.letter
 
 
 def _is_another_text(text: Text, chosen: Choice) -> bool:
@@ -229,7 +256,8 @@ def letter_at(text: Text, start: int, colon: bool) -> Choice | None:
     if not stop and opened and after == start + 1:  # "the answer is (C": cut off, perhaps within a word
         return None
     if letter in "AI" and not is_upper:  # "a" and "i" are words of their own
-        strong = opened or after > start + 1 or stop in (":", ")") or (colon and stop in ("", "\n", "."))
+        closed = after > start + 1 and not (raw[start + 1] == ")" and _within_brackets(low, start))
+        strong = opened or closed or stop in (":", ")") or (colon and stop in ("", "\n", "."))
         return Choice(letter, after) if stop and strong or (colon and not stop) else None
     if punctuated or stop in "-–—→/|":
         return Choice(letter, after)
@@ -238,6 +266,12 @@ def letter_at(text: Text, start: int, colon: bool) -> Choice | None:
         return Choice(letter, after)
     own = own_text_at(text, follow)
     return Choice(letter, after) if own and own.letter == letter and is_upper else None
+
+
+def _within_brackets(low: str, position: int) -> bool:
+    """Whether a bracket that was opened shortly before is still open: "(..., so it must be i)"."""
+    since = max(0, position - LOOK_BACK)
+    return low.rfind("(", since, position) > low.rfind(")", since, position)
 
 
 def _is_option_like(shown: str, choices: Choices) -> bool:

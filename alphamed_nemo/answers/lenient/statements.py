@@ -234,8 +234,8 @@ def _after_lead(window: Text, word: str, start: int, end: int) -> Statement | No
     if not low.startswith((" ", "\n"), position) or (low[position] == "\n" and position == end):
         return None
     choice = read_choice(window, position, texts=False)
-    if choice is None or choice.letter == AMBIGUOUS:
-        return None
+    if choice is None or choice.letter == AMBIGUOUS or cues.ANOTHER_LETTER.match(low, choice.end):
+        return None  # "so (A), (B) and (D) are wrong"
     if refused(low, start, choice.end) or _is_list(window, choice):
         return None
     return Statement(choice.letter, choice.end)

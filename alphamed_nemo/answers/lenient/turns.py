@@ -22,20 +22,32 @@ _HEADING = re.compile(
 _TOKEN = re.compile(
     r"<\|(?:im_start|start_header_id)\|>\s?(?:user|human|system)|<\|(?:endoftext|end_of_text|user|eot_id|im_end)\|>|\[INST\]"
 )
+_SUMMARY = re.compile(  # of the answers to several questions; a base model writes it after its worked examples
+    r"\n(?:(?:Now|So|Finally|Therefore),? )?(?:[Ll]et's |[Ll]et us |I'll |I will )?"
+    r"(?:[Ss]ummari[sz](?:e|ing)|[Cc]ombin(?:e|ing)|[Cc]ollect(?:ing)?|[Ll]ist(?:ing)?) (?=[^\n:]{0,60}\ball\b)"
+    r"(?:(?:all|the|of|our|my|these|final) ){1,4}answers?\b[^\n:]{0,40}:"
+)
 _LIST = re.compile(r"\n[ *(]{0,4}+A[).:][ *]{1,4}(?=\S)")
+
+
+def may_have_turns(text: str) -> bool:
+    """A quick test, which the usual short response fails."""
+    return "\n" in text or "|>" in text or "[INST]" in text
 
 
 def before_turns(text: str, choices: Choices) -> Iterator[tuple[str, bool]]:
     """What stands before each turn, and whether nothing after it counts even where this holds no answer."""
     turns = []
     if "\n" in text and _may_have_heading(text):
-        turns += [turn.start() for turn in islice(_HEADING.finditer(text), MOST)]
+        turns += [(turn.start(), True) for turn in islice(_HEADING.finditer(text), MOST)]
     if "|>" in text or "[INST]" in text:
-        turns += [turn.start() for turn in islice(_TOKEN.finditer(text), MOST)]
-    for start in sorted(turns):
+        turns += [(turn.start(), True) for turn in islice(_TOKEN.finditer(text), MOST)]
+    if " answer" in text and " all " in text:
+        turns += [(turn.start(), False) for turn in islice(_SUMMARY.finditer(text), 1)]
+    for start, ends in sorted(turns):
         head = text[:start].rstrip()
         if head:
-            yield head, len(head.split(maxsplit=INTRODUCTION)) > INTRODUCTION
+            yield head, ends and len(head.split(maxsplit=INTRODUCTION)) > INTRODUCTION
     if not ("\n\n" in text and ("?" in text or "-old" in text) and ("A." in text or "A)" in text or "A:" in text)):
         return
     for entry in islice(_LIST.finditer(text), MOST):
