@@ -23,6 +23,7 @@ class SimulateConfig:
     answers: bool = True  # also: the best save_every, placement and staleness, and one more node
     curve: bool = False  # also: goodput on 8 to 1,024 GPUs, of runs of `curve_days`
     curve_days: float = positive(7.0)
+    curve_grows: bool = False  # grpo.questions_per_step grows with the GPUs, from what these settings' own number asks
 
     # What goes wrong
     gpu_mtbf_h: float = ranged(86_000.0, low=0, because=LLAMA + "246 interruptions by GPUs")
@@ -40,7 +41,9 @@ class SimulateConfig:
     )
     start_s: float = ranged(180.0, low=0, because="from the job's start to the first step, without loading; a guess")
     server_start_s: float = ranged(120.0, low=0, because="until a lost rollout server answers again; a guess")
-    storage_gb_s: float = positive(10.0, because="file system, all nodes together, writing or reading checkpoints")
+    storage_gb_s: float = positive(
+        10.0, because="file system, all nodes together, writing or reading checkpoints; a guess"
+    )
     time_limit_h: float = ranged(24.0, low=0, because="--time of the job; it saves and is requeued `notice_s` before")
     notice_s: float = ranged(600.0, low=0, because="--signal of slurm/grpo_8b.sh; a preemption's grace is the same")
 

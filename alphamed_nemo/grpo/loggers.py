@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.file_writing import writing
 from alphamed_nemo.config.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+MLFLOW_KWARGS = "mlflow_logger_kwargs"
 
 
 def experiment_loggers(cfg: Config) -> ExperimentLoggers:
@@ -40,7 +46,6 @@ def experiment_loggers(cfg: Config) -> ExperimentLoggers:
         "create_tensorboard_logger": True,
         "create_wandb_logger": "wandb" in cfg.run.loggers,
         "wandb_logger_kwargs": {"name": cfg.run.name, "project": "alphamed-nemo"},
-        "create_mlflow_logger": "mlflow" in cfg.run.loggers,
         "create_checkpoint_callback": False,
         "create_preemption_callback": False,
         "log_step_timing": False,
@@ -49,9 +54,22 @@ def experiment_loggers(cfg: Config) -> ExperimentLoggers:
     }
     if "wandb" not in cfg.run.loggers:
         settings.pop("wandb_logger_kwargs")
-    exp_manager(trainer, {**settings, **cfg.exp_manager})
+    given = {name: value for name, value in cfg.exp_manager.items() if name != MLFLOW_KWARGS}
+    exp_manager(trainer, {**settings, **given})
+    mlflow = [mlflow_logger(cfg, folder)] if "mlflow" in cfg.run.loggers else []
+    return ExperimentLoggers([*trainer.loggers, *mlflow], folder)
 
-    return ExperimentLoggers(trainer.loggers, folder)
+
+def mlflow_logger(cfg: Config, folder: Path) -> Logger:
+    """MLflow's, of Lightning: NeMo's exp_manager names its run twice, which is an error.
+
+    Goes where MLFLOW_TRACKING_URI says, or to `mlflow.db` in the run folder. A resumed run is another run of MLflow's.
+    """
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    named: dict[str, Any] = {"experiment_name": "alphamed-nemo", "run_name": cfg.run.name, "tracking_uri": where}
+    return MLFlowLogger(**{**named, **cfg.exp_manager.get(MLFLOW_KWARGS, {})})
 
 
 class ExperimentLoggers:

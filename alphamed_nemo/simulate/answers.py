@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.plan.changes import Change, apply
+from alphamed_nemo.plan.hardware import cluster_of
 from alphamed_nemo.plan.prediction import Plan, make_plan
 from alphamed_nemo.plan.search import fastest, present
 from alphamed_nemo.plan.sizes import Model
@@ -104,10 +105,14 @@ def _planned(plan: Plan, change: Change, gpus: int | None = None) -> Plan | None
 
 def curve(cfg: Config, model: Model, lengths: Sequence[int] | None, sizes: Sequence[int] = CURVE) -> list[Point]:
     """The fastest layout on each number of GPUs, in a run of `simulate.curve_days` without failures, which saves as
-    often as Young's formula says."""
+    often as Young's formula says. With `simulate.curve_grows` every GPU has as much to do as on the settings' own."""
     points = []
+    own = cluster_of(apply(cfg, {"plan.gpus": 0})).gpus
     for gpus in sizes:
-        plan = fastest(apply(cfg, {"plan.gpus": 0}), model, gpus)
+        change: Change = {"plan.gpus": 0}
+        if cfg.simulate.curve_grows:
+            change["grpo.questions_per_step"] = max(1, cfg.grpo.questions_per_step * gpus // own)
+        plan = fastest(apply(cfg, change), model, gpus)
         if plan is not None:
             points.append(_point(plan, lengths))
     return points

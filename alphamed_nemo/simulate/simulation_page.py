@@ -11,7 +11,7 @@ from alphamed_nemo.plan.prediction import Plan
 from alphamed_nemo.plan.text import counted, layout_text
 from alphamed_nemo.report.figures import Figure
 from alphamed_nemo.report.html import Tile, write_page
-from alphamed_nemo.report.scale import number, percent
+from alphamed_nemo.report.scale import number, padded_range, percent
 from alphamed_nemo.report.svg import Series, intervals, line_chart
 from alphamed_nemo.simulate.answers import Case, Point, best_interval
 from alphamed_nemo.simulate.goodput import Estimate, Goodput
@@ -56,7 +56,7 @@ def write_simulation(simulation: Simulation, path: Path) -> Path:
 def headline(simulation: Simulation) -> str:
     plan, found = simulation.plan, simulation.found
     return (
-        f"{counted(found.scenario.steps, 'step')} on {counted(plan.cluster.nodes, 'node')} "
+        f"{found.scenario.steps:,} steps on {counted(plan.cluster.nodes, 'node')} "
         f"({plan.cluster.gpus} × {plan.cfg.plan.gpu}, {layout_text(plan)}) take {days_text(found.days)}, simulated."
     )
 
@@ -103,9 +103,11 @@ def saves_figure(simulation: Simulation) -> Figure | None:
         return None
     names = {float(place): f"{every}" for place, every in enumerate(found)}
     speeds = [each.tokens for each in found.values()]
+    ends = [end for speed in speeds for end in (speed.low, speed.high)]
     chart = line_chart(
         [Series("goodput", list(names), [speed.mean for speed in speeds])],
         "Goodput by steps between saves",
+        y_range=padded_range(ends),
         x_label="steps between saves",
         points=True,
         bounds=[(speed.low, speed.high) for speed in speeds],
@@ -162,10 +164,18 @@ def curve_figure(points: Sequence[Point]) -> Figure | None:
         names=names,
     )
     note = (
-        "Trained tokens/s/GPU of the fastest layout on each number of GPUs. The batch is the same, so more GPUs have "
-        "less to do in each step. Whiskers are 95% intervals."
+        "Trained tokens/s/GPU of the fastest layout on each number of GPUs, saved as often as Young's formula says. "
+        + _batches(points)
+        + " Whiskers are 95% intervals."
     )
     return Figure("From 8 to 1,024 GPUs", note, chart, [(line.name, line.colour) for line in series])
+
+
+def _batches(points: Sequence[Point]) -> str:
+    first, last = (point.plan.cfg.grpo.questions_per_step for point in (points[0], points[-1]))
+    if first == last:
+        return "The batch is the same, so more GPUs have less to do in each step."
+    return f"The batch grows with the GPUs, from {first:,} to {last:,} questions."
 
 
 def point_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:

@@ -111,6 +111,8 @@ def test_the_page_has_every_answer_and_loads_nothing(plan: Plan, tmp_path: Path)
     day = apply(plan.cfg, {"simulate.curve_days": 0.05, "simulate.runs": 2})
     points = answers.curve(day, plan.model, None, sizes=(16, 32))
     assert [point.plan.cluster.gpus for point in points] == [16, 32]
+    grown = answers.curve(apply(day, {"simulate.curve_grows": True}), plan.model, None, sizes=(8, 32))
+    assert [point.plan.cfg.grpo.questions_per_step for point in grown] == [128, 512]  # 256 on these settings' 16
     simulation = Simulation(plan, "exponential", found, saves, 7.0, placements, more, points)
     page = write_simulation(simulation, tmp_path / "page.html").read_text()
     assert page.count("<svg") == 3 and "http" not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
