@@ -10,6 +10,7 @@ Prints both mean rewards by step, and writes the responses that are graded other
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.io import read_questions
-from alphamed_nemo.rewards.functions import check_functions
+from alphamed_nemo.rewards.functions import check_functions, needs_question
 
 if TYPE_CHECKING:
     from alphamed_nemo.grpo.rescoring import Rescored
@@ -40,16 +41,21 @@ def rescore_run(cfg: Config, console: Console) -> Path:
     check_functions(cfg.reward)
     run = load_config(folder.config)
     questions = {question.id: question for question in read_questions(run.grpo.questions)}
-    from transformers import AutoTokenizer  # torch, which takes seconds: once the settings are right
-
     from alphamed_nemo.grpo.rescoring import in_all, rescore
 
-    tokenizer = AutoTokenizer.from_pretrained(run.model.path)
+    decode = prompt_decoder(run.model.path) if needs_question(cfg.reward) else None
     out = folder.root / "rescored.jsonl"
     with counter("steps", 1, console) as progress:
-        found = rescore(folder, cfg.reward, questions, tokenizer.decode, out, progress)
+        found = rescore(folder, cfg.reward, questions, decode, out, progress)
     console.print(table(found, in_all(found), cfg.reward.protocol))
     return out
+
+
+def prompt_decoder(model: str) -> Callable[[list[int]], str]:
+    """Token ids to text, by the tokenizer of a model folder."""
+    from transformers import AutoTokenizer  # torch, which takes seconds: only for functions that see the prompt
+
+    return AutoTokenizer.from_pretrained(model).decode
 
 
 def table(found: dict[int, Rescored], whole: Rescored, protocol: str) -> Table:

@@ -63,13 +63,19 @@ def experiment_loggers(cfg: Config) -> ExperimentLoggers:
 def mlflow_logger(cfg: Config, folder: Path) -> Logger:
     """MLflow's, of Lightning: NeMo's exp_manager names its run twice, which is an error.
 
-    Goes where MLFLOW_TRACKING_URI says, or to `mlflow.db` in the run folder. A resumed run is another run of MLflow's.
+    Goes where MLFLOW_TRACKING_URI says, or to `mlflow.db` in the run folder, with artifacts in `mlflow/` beside it. A
+    resumed run is another run of MLflow's.
     """
     from lightning.pytorch.loggers import MLFlowLogger
 
-    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-    named: dict[str, Any] = {"experiment_name": "alphamed-nemo", "run_name": cfg.run.name, "tracking_uri": where}
-    return MLFlowLogger(**{**named, **cfg.exp_manager.get(MLFLOW_KWARGS, {})})
+    named: dict[str, Any] = {"experiment_name": "alphamed-nemo", "run_name": cfg.run.name}
+    given = cfg.exp_manager.get(MLFLOW_KWARGS, {})
+    if server := os.environ.get("MLFLOW_TRACKING_URI"):
+        named["tracking_uri"] = server
+    elif "tracking_uri" not in given:
+        here = folder.resolve()
+        named |= {"tracking_uri": f"sqlite:///{here / 'mlflow.db'}", "artifact_location": str(here / "mlflow")}
+    return MLFlowLogger(**{**named, **given})
 
 
 class ExperimentLoggers:

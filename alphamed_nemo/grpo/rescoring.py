@@ -54,7 +54,7 @@ def rescore(
     folder: RunFolder,
     reward: RewardConfig,
     questions: Mapping[str, Question],
-    decode: Callable[[list[int]], str],
+    decode: Callable[[list[int]], str] | None,
     out: Path,
     on_progress: Progress | None = None,
 ) -> dict[int, Rescored]:
@@ -64,7 +64,8 @@ def rescore(
         folder: the run.
         reward: the rule's protocol and the functions to grade by.
         questions: of the run, by id.
-        decode: token ids to text, special tokens included, for functions that ask for the prompt.
+        decode: token ids to text, special tokens included, for functions of a user's own, which see the prompt; None
+            where there are none.
         out: JSON lines: step, question, both grades, the response.
 
     Returns:
@@ -79,7 +80,8 @@ def rescore(
         raise ValueError(f"{folder.rollouts}: found no step_<n>.parquet; the run has not kept its rollouts")
     functions = RewardFunctions(reward) if reward.functions else None
     by_rule = partial(score_all, protocol=reward.protocol, max_chars=reward.max_response_chars)
-    prompt = _Prompts(decode) if needs_question(reward) else None
+    assert decode or not needs_question(reward), "a function sees the prompt"
+    prompt = _Prompts(decode) if decode and needs_question(reward) else None
     columns = (*COLUMNS, "prompt_ids") if prompt else COLUMNS
     found: dict[int, Rescored] = {}
     with whole_file(out) as part, part.open("w", encoding="utf-8") as file:

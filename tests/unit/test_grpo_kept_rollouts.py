@@ -125,9 +125,7 @@ def test_another_rule_grades_every_response_again(batch, tmp_path):
         write_rollouts(folder.rollouts_of(step), step, batch)
     seen: list = []
     out = tmp_path / "rescored.jsonl"
-    found = rescore(
-        folder, RewardConfig(protocol="lenient"), QUESTIONS, lambda ids: "", out, lambda *done: seen.append(done)
-    )
+    found = rescore(folder, RewardConfig(protocol="lenient"), QUESTIONS, None, out, lambda *done: seen.append(done))
     assert list(found) == [1, 2] and seen == [(1, 2), (2, 2)]
     one = found[1]
     assert (one.responses, one.before, one.after) == (16, 4.0, 8.0)
@@ -138,6 +136,13 @@ def test_another_rule_grades_every_response_again(batch, tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 8 and {row["response"] for row in rows} == {TEXTS[1]}
     assert rows[0]["before"] == {"answer": None, "reward": 0.0} and rows[0]["after"] == {"answer": "A", "reward": 1.0}
+
+
+def test_a_response_longer_than_the_limit_states_no_answer(batch, tmp_path):
+    folder = RunFolder(tmp_path)
+    write_rollouts(folder.rollouts_of(1), 1, batch)
+    reward = RewardConfig(max_response_chars=len(TEXTS[0]) - 1)
+    assert rescore(folder, reward, QUESTIONS, None, tmp_path / "out.jsonl")[1].after == 0.0
 
 
 def test_functions_of_ones_own_grade_with_the_prompt(batch, tmp_path):
@@ -152,4 +157,4 @@ def test_functions_of_ones_own_grade_with_the_prompt(batch, tmp_path):
 
 def test_a_run_that_kept_nothing_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"rollouts: found no step_<n>\.parquet"):
-        rescore(RunFolder(tmp_path), RewardConfig(), QUESTIONS, lambda ids: "", tmp_path / "out.jsonl")
+        rescore(RunFolder(tmp_path), RewardConfig(), QUESTIONS, None, tmp_path / "out.jsonl")
