@@ -48,6 +48,7 @@ def save(hf: str, folder: str) -> None:
     checkpoint.save(policy, folder, {"step": 1})
 
 
+@pytest.mark.nightly
 def test_an_export_holds_a_layer_and_the_largest_tensor(tmp_path: Path) -> None:
     model, layer, largest = sizes()
     assert model > 600e6 and layer < 40e6 and largest < 30e6
