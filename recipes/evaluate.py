@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphamed_nemo.cli.here import check_serving
-from alphamed_nemo.cli.preflight import check_model_folder, check_questions
+from alphamed_nemo.cli.preflight import check_model_folder, check_positions, check_questions
 from alphamed_nemo.cli.progress import Waiting, counter
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
@@ -113,7 +113,7 @@ def evaluate_suite(cfg: Config, launcher: Launcher) -> Path:
 def start(cfg: Config, launcher: Launcher) -> PreTrainedTokenizerBase:
     """Starts servers of `evaluate.model`, without waiting for them, and returns its tokenizer."""
     model = cfg.evaluate.model
-    check_model_folder(model, "evaluate.model", built=False)
+    check_positions(cfg, check_model_folder(model, "evaluate.model", built=False), "evaluate")
     start_servers(cfg, launcher, model, rewards=False)
     from transformers import AutoTokenizer  # takes seconds, in which the server comes up
 

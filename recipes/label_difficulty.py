@@ -50,7 +50,7 @@ def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Q
     from transformers import AutoTokenizer  # torch, which takes seconds: once the settings are right
 
     model = check_model_folder(cfg.model.path, "model.path")
-    check_lengths(cfg, questions, cfg.label.max_new_tokens, model)
+    check_lengths(cfg, questions, model, "label")
     pool = rollout_pool(cfg, launcher, cfg.model.path)
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
     with counter("questions", len(questions)) as progress:
