@@ -29,6 +29,7 @@ from alphamed_nemo.cli.progress import Waiting, counter
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.evaluation import engine
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.suite_page import PAGE, write_suite
@@ -115,9 +116,7 @@ def start(cfg: Config, launcher: Launcher) -> PreTrainedTokenizerBase:
     model = cfg.evaluate.model
     check_positions(cfg, check_model_folder(model, "evaluate.model", built=False), "evaluate")
     start_servers(cfg, launcher, model, rewards=False)
-    from transformers import AutoTokenizer  # takes seconds, in which the server comes up
-
-    return AutoTokenizer.from_pretrained(model)
+    return load_tokenizer(model)
 
 
 def with_prompt(cfg: Config, task: Task) -> Config:

@@ -14,6 +14,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.config.limits import check_training_values
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
@@ -287,10 +288,8 @@ def check_lengths(cfg: Config, questions: list[Question], model: dict[str, Any],
 
     No token is shorter than a byte, so prompts that fit byte by byte need no encoding.
     """
-    from transformers import AutoTokenizer
-
     check_positions(cfg, model, asking)
-    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+    tokenizer = load_tokenizer(cfg.model.path)
     if len(tokenizer) > model["vocab_size"]:
         raise ValueError(
             f"model.path: the tokenizer of {cfg.model.path} has {len(tokenizer)} tokens, the model only "
