@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """That of a Hugging Face folder."""
+def load_tokenizer(folder: str | Path) -> Any:
+    """transformers' tokenizer of a Hugging Face folder."""
     import alphamed_nemo.quick_imports  # noqa: F401, I001  # first: it changes what transformers imports
     from transformers import AutoTokenizer
 
