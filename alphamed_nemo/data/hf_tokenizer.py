@@ -8,7 +8,6 @@ from typing import Any
 
 def load_tokenizer(folder: str | Path) -> Any:
     """transformers' tokenizer of a Hugging Face folder."""
-    import alphamed_nemo.quick_imports  # noqa: F401, I001  # first: it changes what transformers imports
-    from transformers import AutoTokenizer
+    from alphamed_nemo.quick_imports import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
