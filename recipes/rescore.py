@@ -10,7 +10,6 @@ Prints both mean rewards by step, and writes the responses that are graded other
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.rewards.functions import check_functions, needs_question
 
@@ -43,19 +43,12 @@ def rescore_run(cfg: Config, console: Console) -> Path:
     questions = {question.id: question for question in read_questions(run.grpo.questions)}
     from alphamed_nemo.grpo.rescoring import in_all, rescore
 
-    decode = prompt_decoder(run.model.path) if needs_question(cfg.reward) else None
+    decode = load_tokenizer(run.model.path).decode if needs_question(cfg.reward) else None
     out = folder.root / "rescored.jsonl"
     with counter("steps", 1, console) as progress:
         found = rescore(folder, cfg.reward, questions, decode, out, progress)
     console.print(table(found, in_all(found), cfg.reward.protocol))
     return out
-
-
-def prompt_decoder(model: str) -> Callable[[list[int]], str]:
-    """Token ids to text, by the tokenizer of a model folder."""
-    from transformers import AutoTokenizer  # torch, which takes seconds: only for functions that see the prompt
-
-    return AutoTokenizer.from_pretrained(model).decode
 
 
 def table(found: dict[int, Rescored], whole: Rescored, protocol: str) -> Table:
