@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import get_args
 
-from alphamed_nemo.config.choices import LoraTarget, names
+from alphamed_nemo.config.choices import LoraTarget
 from alphamed_nemo.config.ranges import positive, ranged
 
 
@@ -14,7 +15,7 @@ class LoraConfig:
 
     rank: int = ranged(0, low=0)  # of every adapter; 0: off, all weights are trained
     alpha: float = positive(32.0)  # an adapter's output is multiplied by alpha / rank
-    targets: list[LoraTarget] = field(default_factory=lambda: [*names(LoraTarget)])  # the layers that have one
+    targets: list[LoraTarget] = field(default_factory=lambda: [*get_args(LoraTarget)])  # the layers that have one
 
     @property
     def scale(self) -> float:

@@ -291,8 +291,7 @@ def _set_norms_apart(layer: TransformerLayerSubmodules) -> None:
     """Transformer Engine's layers with a norm and a linear layer in the place of one that is both."""
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
 
-    # Megatron's own specs pass it where the annotation wants a type.
-    layer.input_layernorm = layer.pre_mlp_layernorm = TENorm  # pyright: ignore[reportAttributeAccessIssue]
+    layer.input_layernorm = layer.pre_mlp_layernorm = TENorm
     _parts(layer.self_attention, SelfAttentionSubmodules).linear_qkv = TEColumnParallelLinear
     _parts(layer.mlp, MLPSubmodules).linear_fc1 = TEColumnParallelLinear
 
