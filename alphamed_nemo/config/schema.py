@@ -37,7 +37,7 @@ from alphamed_nemo.config.choices import (
     Suite,
     Transfer,
 )
-from alphamed_nemo.config.lora import LoraConfig
+from alphamed_nemo.config.lora_settings import LoraConfig
 from alphamed_nemo.config.plan import PlanConfig
 from alphamed_nemo.config.ranges import positive, ranged
 from alphamed_nemo.config.simulate import SimulateConfig
