@@ -29,6 +29,7 @@ _ALL = None
 _PUBLIC: dict[str, tuple[str, ...] | None] = {  # group of settings → those that are released
     "run": ("name", "seed"),
     "model": _ALL,
+    "lora": _ALL,
     "parallel": _ALL,
     "optim": _ALL,
     "data": _ALL,

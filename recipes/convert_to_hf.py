@@ -2,6 +2,7 @@
 
 python recipes/convert_to_hf.py run.name=my_run  # the run's newest checkpoint → <run>/hf
 python recipes/convert_to_hf.py export.checkpoint=<folder> export.out=<folder> export.dtype=bfloat16
+python recipes/convert_to_hf.py run.name=my_run export.adapter=true  # of a run with LoRA: its PEFT adapter
 
 One process, no GPU, whatever layout wrote the checkpoint. Weights go from it to the files a layer at a time; then every
 tensor is compared bit for bit, and the logits in float64. Memory holds about two layers or three copies of the largest
@@ -23,11 +24,9 @@ log = logging.getLogger(__name__)
 
 @recipe("convert_to_hf")
 def main(cfg: Config) -> None:
-    from alphamed_nemo.export.convert import (
-        convert_to_hf,  # torch and Megatron, which take seconds: once the settings are right
-    )
+    from alphamed_nemo.export import convert  # torch and Megatron, which take seconds: once the settings are right
 
-    convert_to_hf(cfg)
+    (convert.convert_to_adapter if cfg.export.adapter else convert.convert_to_hf)(cfg)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,8 @@ def check_memory(cfg: Config, parameters: int, available: int, trains: bool = Tr
     """Refuses what cannot fit into `available` bytes on a CPU host."""
     engine = parameters * BYTES[cfg.rollout.dtype] + cfg.rollout.memory_gb * GIB * cfg.rollout.tensor
     count = 0 if cfg.rollout.urls else cfg.rollout.servers * cfg.rollout.engines
-    trained = parameters * TRAINED if trains else 0
+    each = BYTES[cfg.model.dtype] if cfg.lora.rank else TRAINED  # with LoRA the frozen weights; adapters are left out
+    trained = parameters * each if trains else 0
     if count * engine + trained > available:
         raise ValueError(
             f"rollout.servers × engines: {count} engines with rollout.memory_gb={cfg.rollout.memory_gb:g} take "

@@ -1,5 +1,6 @@
 """What a user may set: the schema, its choices and ranges, a run's files. Imports no other room, and no torch."""
 
+from alphamed_nemo.config.lora_settings import LoraConfig
 from alphamed_nemo.config.plan import PlanConfig
 from alphamed_nemo.config.schema import (
     Config,
@@ -27,6 +28,7 @@ __all__ = [
     "ExportConfig",
     "GrpoConfig",
     "LabelConfig",
+    "LoraConfig",
     "ModelConfig",
     "OptimConfig",
     "ParallelConfig",

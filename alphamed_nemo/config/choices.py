@@ -8,6 +8,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Logger = Literal["tensorboard", "wandb", "mlflow"]
 HeadDtype = Literal["model", "float32"]
 Spec = Literal["auto", "local", "transformer_engine"]
+LoraTarget = Literal["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]  # Megatron's names
 Recompute = Literal["none", "selective", "full"]
 Fp8 = Literal["", "hybrid", "e4m3"]
 Fp8Recipe = Literal["delayed", "current", "blockwise"]

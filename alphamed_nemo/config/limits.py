@@ -180,6 +180,8 @@ def check_training_values(cfg: Config) -> None:
             f"grpo.pool_easy: found {grpo.pool_easy} with grpo.pool_hard={grpo.pool_hard}, expected shares that are "
             "at most 1 together"
         )
+    if cfg.lora.rank and (not cfg.lora.targets or len(set(cfg.lora.targets)) < len(cfg.lora.targets)):
+        raise ValueError(f"lora.targets: found {cfg.lora.targets}, expected one layer or more, each once")
     updates = grpo.steps * grpo.updates_per_batch * grpo.epochs
     if cfg.optim.warmup_steps >= updates:
         raise ValueError(

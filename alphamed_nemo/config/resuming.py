@@ -23,6 +23,7 @@ Resume = Literal["taken", "refused", "unasked"]
 # Of a whole group; a group that is not here is unasked.
 GROUPS: dict[str, Resume] = {
     "model": "taken",
+    "lora": "refused",
     "parallel": "taken",
     "optim": "taken",
     "rollout": "taken",

@@ -97,6 +97,10 @@ class RunFolder:
         return self.root / "hf"
 
     @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
     def eval(self) -> Path:
         return self.root / "eval"
 
@@ -183,7 +187,7 @@ def fill_paths(cfg: Config) -> Config:
     cfg.evaluate.model = cfg.evaluate.model or str(folder.hf)
     cfg.evaluate.questions = cfg.evaluate.questions or cfg.data.heldout
     cfg.evaluate.label = cfg.evaluate.label or Path(cfg.evaluate.model).name
-    cfg.export.out = cfg.export.out or str(folder.hf)
+    cfg.export.out = cfg.export.out or str(folder.adapter if cfg.export.adapter else folder.hf)
     cfg.sources.out = cfg.sources.out or str(folder.root / "data" / "prepared")
     cfg.tiny.out = cfg.tiny.out or str(folder.base)
     return cfg

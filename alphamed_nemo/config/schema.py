@@ -37,6 +37,7 @@ from alphamed_nemo.config.choices import (
     Suite,
     Transfer,
 )
+from alphamed_nemo.config.lora_settings import LoraConfig
 from alphamed_nemo.config.plan import PlanConfig
 from alphamed_nemo.config.ranges import positive, ranged
 from alphamed_nemo.config.simulate import SimulateConfig
@@ -343,9 +344,10 @@ class ExportConfig:
     """The release folder."""
 
     checkpoint: str = ""  # empty: the newest of the run; best: see docs/release.md; or a folder
-    out: str = ""  # empty: <run>/hf
+    out: str = ""  # empty: <run>/hf, or <run>/adapter
     dtype: Literal["", "float32", "bfloat16"] = ""  # empty: as trained
     shard_gb: float = ranged(5.0, low=0.001)
+    adapter: bool = False  # of a run with LoRA: the adapter alone, as PEFT reads it, instead of the merged model
 
 
 @dataclass
@@ -385,6 +387,7 @@ class Config:
 
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)

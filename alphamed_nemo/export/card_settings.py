@@ -91,6 +91,12 @@ def _lengths(record: TrainingRecord) -> str:
     return f"at most {response} tokens in a response" + (f", {whole} with the prompt" if whole else "")
 
 
+def _lora(record: TrainingRecord) -> str:
+    rank = record["lora.rank"]
+    layers = ", ".join(f"`{target}`" for target in record["lora.targets"])
+    return f"LoRA of rank {rank}, alpha {record['lora.alpha']:g}, on {layers}, merged" if rank else ""
+
+
 def _optimizer(record: TrainingRecord) -> str:
     text = f"AdamW, learning rate {float(record['optim.lr']):g}, {record['optim.schedule']}"
     text += f", {record['optim.warmup_steps']} warm-up steps" if record["optim.warmup_steps"] else ""
@@ -129,6 +135,7 @@ _ROWS: dict[str, Callable[[TrainingRecord], str]] = {
     "reward": _reward,
     "sampling": _sampling,
     "lengths": _lengths,
+    "adapters": _lora,
     "optimizer": _optimizer,
     "precision": _precision,
     "layout": _layout,

@@ -17,12 +17,14 @@ from alphamed_nemo.config import Config, ModelConfig, ParallelConfig
 from alphamed_nemo.config.run_folder import RunFolder, step_name
 from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.export.base_model import BaseModel
+from alphamed_nemo.export.peft_adapter import export_adapter
 from alphamed_nemo.export.release import DTYPES, Origin, export_hf
 from alphamed_nemo.export.training_record import TrainingRecord
 from alphamed_nemo.export.verify import Proof, prove
+from alphamed_nemo.grpo.identity import KEY, base_contents
 from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.checkpoint import folder as checkpoint
-from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
+from alphamed_nemo.policy.checkpoint.adapted_weights import lora_of, open_weights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.policy import MegatronPolicy
 from alphamed_nemo.policy.weights.stored import stream_stored
@@ -65,6 +67,7 @@ def convert_to_hf(cfg: Config) -> Conversion:
     """
     source = _checkpoint(cfg)
     origin = origin_of(cfg, source)
+    _check_base(cfg, origin, source)
     step, base, out = origin.record.step, origin.base.folder, Path(cfg.export.out or RunFolder.of(cfg).hf)
     dtype = cfg.export.dtype or origin.trained_dtype
 
@@ -72,11 +75,11 @@ def convert_to_hf(cfg: Config) -> Conversion:
     _return_freed_memory()
     hf_config = AutoConfig.from_pretrained(base)
     skeleton = build_skeleton(hf_config)
-    read = partial(CheckpointWeights(skeleton, source).read, dtype=DTYPES[dtype])
+    read = partial(open_weights(skeleton, hf_config, source, base).read, dtype=DTYPES[dtype])
     proofs: list[Proof] = []
 
     def check(folder: Path) -> float:
-        proofs.append(_kept(folder, lambda: prove(hf_config, source, folder, DTYPES[dtype], "folder")))
+        proofs.append(_kept(folder, lambda: prove(hf_config, source, folder, DTYPES[dtype], "folder", base)))
         return proofs[0].difference
 
     folder = export_hf(
@@ -109,7 +112,7 @@ def convert_from_hf(cfg: Config, out: str | Path) -> Conversion:
     checkpoint.save(policy, unproven, {"step": 0})
     hf_config = policy.hf_config
     del policy
-    proof = _kept(unproven, lambda: prove(hf_config, unproven, base, torch.float32, "checkpoint"))
+    proof = _kept(unproven, lambda: prove(hf_config, unproven, base, torch.float32, "checkpoint", base))
     if folder.exists():
         shutil.rmtree(folder)
     unproven.rename(folder)
@@ -122,6 +125,41 @@ def _kept(made: Path, proof: Callable[[], Proof]) -> Proof:
         return proof()
     except ConversionError as error:
         raise ConversionError(f"{error}; kept for inspection, and not to be used: {made}") from error
+
+
+def convert_to_adapter(cfg: Config) -> Path:
+    """Writes the adapters of a run with LoRA for PEFT: `export.adapter`, to `export.out` or the run's `adapter`.
+
+    Raises:
+        ValueError: there is no checkpoint, it holds no adapters, or a setting cannot work.
+        CheckpointError: the checkpoint is damaged or belongs to another model.
+    """
+    source = _checkpoint(cfg)
+    if lora_of(source) is None:
+        raise ValueError(f"export.adapter: {source} was trained without LoRA and has no adapter; set it to false")
+    origin = origin_of(cfg, source)
+    _check_base(cfg, origin, source)
+    out = Path(cfg.export.out or RunFolder.of(cfg).adapter)
+    folder = export_adapter(source, origin, out, cfg.export.dtype or origin.trained_dtype)
+    logger.info("%s: the adapter of step %d of %s", folder, origin.record.step, source)
+    return folder
+
+
+def _check_base(cfg: Config, origin: Origin, source: Path) -> None:
+    """That a checkpoint with LoRA is merged with the weights that it was trained on.
+
+    Raises:
+        ValueError: they are others.
+    """
+    trained_on = checkpoint.read_state(source).get(KEY, {}).get("contents", {}).get("model.path")
+    if lora_of(source) is None or trained_on is None:
+        return
+    cache = (origin.record.folder or RunFolder.of(cfg)).hashes
+    if base_contents(origin.base.folder, cache) != trained_on:
+        raise ValueError(
+            f"model.path: {origin.base.folder} holds other weights than those that {source} has adapters for; restore "
+            "them, or name the folder that has them"
+        )
 
 
 def origin_of(cfg: Config, source: Path) -> Origin:

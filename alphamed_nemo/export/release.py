@@ -217,7 +217,7 @@ def _refuse(base_folder: Path, out: Path, dtype: str) -> None:
 
 
 def _copy_from_base(base: BaseModel, out: Path) -> None:
-    """Tokenizer, generation defaults and the license's papers; NOTICE says what the license wants it to say."""
+    """Tokenizer, generation defaults and the license's papers."""
     copied = [path for pattern in _COPIED for path in base.folder.glob(pattern) if path.is_file()]
     for path in copied:
         content = path.read_bytes()
@@ -225,6 +225,11 @@ def _copy_from_base(base: BaseModel, out: Path) -> None:
             content = _without_maker(content)
         with writing(out / path.name):
             (out / path.name).write_bytes(content)
+    copy_legal_files(base, out)
+
+
+def copy_legal_files(base: BaseModel, out: Path) -> None:
+    """The license's papers; NOTICE says what the license wants it to say."""
     for name in base.license.files:
         with writing(out / name):
             shutil.copyfile(base.folder / name, out / name)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alphamed_nemo.export.exact import compare_tensors
 from alphamed_nemo.export.logits import compare_logits, megatron_logits, probe
-from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights
+from alphamed_nemo.policy.checkpoint.adapted_weights import open_weights
 from alphamed_nemo.policy.model import build_skeleton
 from alphamed_nemo.policy.weights.binding import bind
 from alphamed_nemo.policy.weights.table import Entry, WeightTable
@@ -43,7 +43,7 @@ class Proof:
         )
 
 
-def prove(hf_config: Any, checkpoint: Path, folder: Path, dtype: torch.dtype, made: str) -> Proof:
+def prove(hf_config: Any, checkpoint: Path, folder: Path, dtype: torch.dtype, made: str, base: Path) -> Proof:
     """Shows that a folder is a checkpoint's model. In one process, as `policy.runtime.initialize` was called for.
 
     Args:
@@ -52,12 +52,13 @@ def prove(hf_config: Any, checkpoint: Path, folder: Path, dtype: torch.dtype, ma
         folder: what transformers' model is built from: its config.json and safetensors.
         dtype: what the conversion rounds weights to.
         made: what the conversion wrote, "folder" or "checkpoint".
+        base: the folder of the model that was trained, whose weights a checkpoint with LoRA does not hold.
 
     Raises:
         ConversionError: it is not; one line that names the tensor or the position.
     """
     skeleton, table = build_skeleton(hf_config), WeightTable(hf_config)
-    stored = CheckpointWeights(skeleton, checkpoint)
+    stored = open_weights(skeleton, hf_config, checkpoint, base)
     name_of = {bound.entry: bound.name for bound in bind([skeleton], table)}
 
     def rows(entries: Sequence[Entry]) -> dict[Entry, Tensor]:

@@ -102,6 +102,16 @@ def differences(stored: dict[str, Any], now: dict[str, Any]) -> list[Difference]
     return list(found.values())
 
 
+def base_contents(folder: Path, cache: Path) -> str:
+    """A hash of a base model's architecture and weights.
+
+    Args:
+        folder: the model's.
+        cache: file that keeps the hashes of its files.
+    """
+    return _sha256(_base_model(folder, cache))
+
+
 def questions_contents(questions: list[Question]) -> str:
     """Their number and a hash of all that they hold, in whatever order they are."""
     rows = sorted(map(asdict, questions), key=lambda row: row["id"])
@@ -112,7 +122,7 @@ def _contents(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]
     model = Path(cfg.model.path)
     prompt = [format_prompt(PROBE, cfg.data.prompt), *(map(repr, EXAMPLES.get(cfg.data.prompt, ())))]
     contents = {
-        "model.path": _sha256(_base_model(model, RunFolder.of(cfg).hashes)),
+        "model.path": base_contents(model, RunFolder.of(cfg).hashes),
         TOKENIZER: _sha256(_tokenizer(model, tokenizer)),
         "grpo.questions": questions_contents(read_questions(cfg.grpo.questions)),
         "data.prompt": _sha256(prompt),

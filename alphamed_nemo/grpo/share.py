@@ -74,7 +74,7 @@ def shares(batch: Collected, cfg: Config, model: Dimensions, share_prompts: bool
     for part in split(batch.groups, grpo.updates_per_batch):
         trained = trained_on(part, grpo)
         totals = BatchTotals.of(sequences_of(part) or trained)
-        tokens, operations = sum(map(len, trained)), training_operations(model, trained)
+        tokens, operations = sum(map(len, trained)), training_operations(model, trained, cfg.lora.rank > 0)
         division = share_out([*map(compact, trained)], grpo.tokens_per_microbatch, size, share_prompts)
         for own, packs in zip(minibatches, division.packs, strict=True):
             own.append(MiniBatch(packs, division.length, totals, tokens, operations))

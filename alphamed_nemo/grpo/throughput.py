@@ -10,21 +10,22 @@ from alphamed_nemo.families import Dimensions
 from alphamed_nemo.policy.packing import TrainSequence
 
 
-def training_operations(model: Dimensions, sequences: Iterable[TrainSequence]) -> float:
+def training_operations(model: Dimensions, sequences: Iterable[TrainSequence], frozen: bool = False) -> float:
     """Floating-point operations of a forward and a backward pass, recomputation and what is not a product left out.
 
     6 for each parameter of a layer's matrices and token, as much for the output matrix and each response token, which
-    alone have logits, and 6 · layers · query features · length² for causal attention's two products.
+    alone have logits, and 6 · layers · query features · length² for causal attention's two products. With LoRA 4 in the
+    place of the first 6: a frozen matrix has no gradient of its own. The adapters' own products are left out.
 
     Source: PaLM, https://arxiv.org/abs/2204.02311 appendix B, with attention halved by its mask.
     """
     queries = model.heads * model.head_dim
     layer = sum(math.prod(shape) for shape in model.layer_tensors().values() if len(shape) > 1)
-    total = 0.0
+    of_matrix, total = 4.0 if frozen else 6.0, 0.0
     for sequence in sequences:
         length = len(sequence) - 1  # nothing is predicted from the last token
-        total += 6.0 * model.layers * (layer * length + queries * length**2)
-        total += 6.0 * model.hidden * model.vocab * len(sequence.response_ids)
+        total += model.layers * (of_matrix * layer * length + 6.0 * queries * length**2)
+        total += of_matrix * model.hidden * model.vocab * len(sequence.response_ids)
     return total
 
 

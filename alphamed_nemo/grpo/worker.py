@@ -102,7 +102,9 @@ def train(cfg: Config, stop: StopFlag) -> None:
         # They have taken their share of memory that the trainer is about to use.
         exchange.from_rank0(lambda: put_to_sleep(connections, cfg.run.component_timeout_s))
     updates = cfg.grpo.steps * cfg.grpo.updates_per_batch * cfg.grpo.epochs
-    policy = MegatronPolicy(cfg.model, cfg.parallel, cfg.optim, cfg.model.path, total_steps=updates)
+    policy = MegatronPolicy(
+        cfg.model, cfg.parallel, cfg.optim, cfg.model.path, total_steps=updates, lora=cfg.lora, lora_seed=cfg.run.seed
+    )
     record_of_run = open_record(cfg, policy) if exchange.rank == 0 else None
     if exchange.rank == 0:
         RunFolder.of(cfg).done.unlink(missing_ok=True)  # of a run that was shorter

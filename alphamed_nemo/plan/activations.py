@@ -8,6 +8,8 @@ sequence parallelism, else 1:
 - 4 h / s: the inputs of both norms and of what follows them
 - (3 q + 3 k) / t: the QKV product, rotated queries and keys, and attention's output
 - 3 f / t: gate and up, and their product
+
+What LoRA's adapters keep beyond that, `lora.rank` numbers for each adapter and token, is left out.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alphamed_nemo.config import Config
+from alphamed_nemo.plan.adapters import trained_parameters
 from alphamed_nemo.plan.sizes import Model
 from alphamed_nemo.plan.states import ELEMENT, MASTER, MOMENT
 
@@ -13,8 +14,8 @@ def gpu_hours(seconds: float, nodes: int, gpus_per_node: int) -> float:
 
 
 def checkpoint_bytes(cfg: Config, model: Model) -> int:
-    """Weights in the model's type, and for each parameter Adam's two moments and the parameter in float32."""
-    return model.parameters * (ELEMENT[cfg.model.dtype] + MASTER + 2 * MOMENT)
+    """What is trained, in the model's type, and for each parameter Adam's two moments and the parameter in float32."""
+    return trained_parameters(model, cfg.lora) * (ELEMENT[cfg.model.dtype] + MASTER + 2 * MOMENT)
 
 
 def checkpoints_kept(cfg: Config) -> int:

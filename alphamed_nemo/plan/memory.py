@@ -48,7 +48,7 @@ def fullest_stage(cfg: Config, cluster: Cluster, model: Model, load: Workload, p
 def training_memory(cfg: Config, cluster: Cluster, model: Model, load: Workload, packs: Packs, stage: int) -> Memory:
     """A rank of one stage, data-parallel rank 0, which has as much as any."""
     plan, parallel, dtype = cfg.plan, cfg.parallel, cfg.model.dtype
-    states = rank_states(model, parallel, dtype, stage)
+    states = rank_states(model, parallel, dtype, stage, lora=cfg.lora)
     parts = {
         "weights": float(states.weights),
         "gradients": float(states.gradients),
@@ -60,7 +60,7 @@ def training_memory(cfg: Config, cluster: Cluster, model: Model, load: Workload,
     if stage == parallel.pipeline - 1:
         rows = packs.tokens * load.response_share * packs.filled
         parts["logits"] = logit_bytes(model, parallel, dtype, cfg.model.head_dtype, rows)
-    if cfg.grpo.kl_coef > 0:
+    if copies_reference(cfg):
         parts["reference model"] = float(states.weights)
     if cluster.shared:
         parts["vLLM, asleep"] = plan.asleep_gib * GIB
@@ -79,7 +79,10 @@ def rollout_memory(cfg: Config, cluster: Cluster, model: Model, engine: Engine) 
         "reserve": plan.reserve_gib * GIB,
     }
     if cluster.shared:
-        stages = [rank_states(model, cfg.parallel, cfg.model.dtype, stage) for stage in range(cfg.parallel.pipeline)]
+        stages = [
+            rank_states(model, cfg.parallel, cfg.model.dtype, stage, lora=cfg.lora)
+            for stage in range(cfg.parallel.pipeline)
+        ]
         parts["trainer, waiting"] = max(float(resident(cfg, states)) for states in stages)
         if cfg.model.fp8:  # nothing takes them away
             copies = [fp8_copies(model, cfg.parallel, stage) for stage in range(cfg.parallel.pipeline)]
@@ -87,10 +90,15 @@ def rollout_memory(cfg: Config, cluster: Cluster, model: Model, engine: Engine) 
     return Memory("rollouts", "each GPU of an engine", parts, cluster.gpu.memory_gib * GIB)
 
 
+def copies_reference(cfg: Config) -> bool:
+    """Whether a KL term keeps the base model's weights a second time; with LoRA the policy still has them."""
+    return cfg.grpo.kl_coef > 0 and not cfg.lora.rank
+
+
 def resident(cfg: Config, states: States) -> int:
     """Bytes that the trainer keeps on a shared GPU while rollouts run (policy/offload.py)."""
     choice = cfg.plan.offload_while_generating if cfg.rollout.offloads(cuda=True) else "none"
-    weights = states.weights * (2 if cfg.grpo.kl_coef > 0 else 1)
+    weights = states.weights * (2 if copies_reference(cfg) else 1)
     if choice == "all":
         return 0
     if choice == "optimizer":
@@ -104,5 +112,5 @@ def host_bytes(cfg: Config, cluster: Cluster, states: States) -> float:
     moved = cluster.shared and cfg.rollout.offloads(cuda=True) and plan.offload_while_generating != "none"
     each = states.optimizer if cfg.optim.offload or moved else 0
     if cluster.shared and plan.offload_while_generating == "all":
-        each += states.weights * (2 if cfg.grpo.kl_coef > 0 else 1)
+        each += states.weights * (2 if copies_reference(cfg) else 1)
     return float(ranks * each)

@@ -12,7 +12,7 @@ from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.plan.generation import Engine, generation_seconds, make_engine
 from alphamed_nemo.plan.hardware import GIB, Cluster, cluster_of
 from alphamed_nemo.plan.lengths import Workload, make_workload
-from alphamed_nemo.plan.memory import Memory, fullest_stage, host_bytes, resident, rollout_memory
+from alphamed_nemo.plan.memory import Memory, copies_reference, fullest_stage, host_bytes, resident, rollout_memory
 from alphamed_nemo.plan.refit_time import Refit, plan_refit
 from alphamed_nemo.plan.sizes import Model, load_model
 from alphamed_nemo.plan.states import States, rank_states
@@ -88,7 +88,10 @@ def make_plan(cfg: Config, model: Model | None = None) -> Plan:
     load = _workload(cfg)
     packs = make_packs(cfg, load)
     engine = make_engine(cfg, cluster, model, load)
-    stages = [rank_states(model, cfg.parallel, cfg.model.dtype, stage) for stage in range(cfg.parallel.pipeline)]
+    stages = [
+        rank_states(model, cfg.parallel, cfg.model.dtype, stage, lora=cfg.lora)
+        for stage in range(cfg.parallel.pipeline)
+    ]
     states = max(stages, key=lambda s: s.gradients)
     training = train_pass(cfg, cluster, model, load, packs, states)
     refit = plan_refit(cfg, cluster, model)
@@ -161,7 +164,7 @@ def _phases(
         "other": cfg.plan.other_s,
     }
     if cluster.shared:
-        away = states.weights + states.optimizer + (states.weights if cfg.grpo.kl_coef > 0 else 0)
+        away = states.weights + states.optimizer + (states.weights if copies_reference(cfg) else 0)
         away -= min(away, resident(cfg, states))
         if cfg.optim.offload:
             away = max(0, away - states.optimizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from alphamed_nemo.plan.adapters import trained_parameters
 from alphamed_nemo.plan.asking import asking_text
 from alphamed_nemo.plan.changes import Advice, Change
 from alphamed_nemo.plan.costs import checkpoint_bytes, checkpoints_kept, disk_bytes, gpu_hours
@@ -30,6 +31,8 @@ def plan_text(plan: Plan, advice: list[Advice]) -> str:
 def run_lines(plan: Plan) -> Iterator[str]:
     cfg, cluster, load = plan.cfg, plan.cluster, plan.load
     yield f"{plan.model.name}, {plan.model.parameters:,} parameters, {cfg.model.dtype}"
+    if cfg.lora.rank:
+        yield f"LoRA of rank {cfg.lora.rank}: {trained_parameters(plan.model, cfg.lora):,} parameters are trained"
     where = "on the same GPUs, in turn" if cluster.shared else f"on {cluster.rollout_gpus} GPUs of their own"
     idle = f"; {cluster.idle} of the training nodes' idle" if cluster.idle else ""
     yield f"{cluster.gpus} × {cfg.plan.gpu}: {cluster.trainer_gpus} train; rollouts {where}{idle}"

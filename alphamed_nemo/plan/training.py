@@ -94,10 +94,12 @@ def train_pass(cfg: Config, cluster: Cluster, model: Model, load: Workload, pack
     """Forward, backward, reduction of gradients and the optimizer, `states` being those of the fullest rank."""
     updates = cfg.grpo.updates_per_batch * cfg.grpo.epochs
     rebuilt = {"none": 0.0, "selective": model.mlp_matmul / model.layer_matmul, "full": 1.0}[cfg.model.recompute]
-    layers, head = _forward_seconds(cfg, cluster, model, load, packs)
-    products = (3 + rebuilt) * layers + 3 * head
+    matrices, attention, head = _forward_seconds(cfg, cluster, model, load, packs)
+    back = 1 if cfg.lora.rank else 2  # products of a matrix's backward pass; a frozen one has no gradient of its own
+    backward = (back + rebuilt) * matrices + (2 + rebuilt) * attention + back * head
+    products = matrices + attention + head + backward
     collectives = (4 + (2 if rebuilt == 1.0 else 1 if rebuilt else 0)) * _tensor_seconds(cfg, cluster, model, packs)
-    data = _data_seconds(cfg, cluster, states, backward=(2 + rebuilt) * layers + 2 * head)
+    data = _data_seconds(cfg, cluster, states, backward)
     share = bubble_share(cfg, packs)
     return Pass(
         updates * packs.count * products,
@@ -116,8 +118,10 @@ def logprob_pass(cfg: Config, cluster: Cluster, model: Model, load: Workload, pa
     return Pass(work * products, work * bubble_share(cfg, packs) * (products + collectives), work * collectives)
 
 
-def _forward_seconds(cfg: Config, cluster: Cluster, model: Model, load: Workload, packs: Packs) -> tuple[float, float]:
-    """One micro-batch through the slowest stage, the last: (its layers, its head)."""
+def _forward_seconds(
+    cfg: Config, cluster: Cluster, model: Model, load: Workload, packs: Packs
+) -> tuple[float, float, float]:
+    """One micro-batch through the slowest stage, the last: (its layers' matrices, their attention, its head)."""
     parallel = cfg.parallel
     layers = model.layers / parallel.pipeline
     attention = 4 * model.queries * load.attended  # scores and their product with the values, causal
@@ -126,8 +130,9 @@ def _forward_seconds(cfg: Config, cluster: Cluster, model: Model, load: Workload
     if cfg.model.dtype == "float32":
         speed /= 2  # TF32's peak
     faster = cfg.plan.fp8_speedup if cfg.model.fp8 else 1.0
-    in_layers = packs.tokens * layers * (2 * model.layer_matmul / faster + attention) / speed
-    return in_layers, packs.tokens * rows * 2 * model.head_matmul / speed
+    in_layers = packs.tokens * layers / speed
+    head = packs.tokens * rows * 2 * model.head_matmul / speed
+    return in_layers * 2 * model.layer_matmul / faster, in_layers * attention, head
 
 
 def _tensor_seconds(cfg: Config, cluster: Cluster, model: Model, packs: Packs) -> float:
@@ -148,7 +153,7 @@ def _data_seconds(cfg: Config, cluster: Cluster, states: States, backward: float
     link = cluster.link_bytes_per_s(ranks, stride=parallel.tensor) * cfg.plan.link_efficiency
     moved = (ranks - 1) / ranks
     reduce = moved * states.gradients / link
-    return max(0.0, reduce - cfg.plan.gradients_hidden * backward) + moved * states.weights / link
+    return max(0.0, reduce - cfg.plan.gradients_hidden * backward) + moved * states.trained / link
 
 
 def _optimizer_seconds(cfg: Config, cluster: Cluster, states: States) -> float:

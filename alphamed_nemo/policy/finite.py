@@ -23,7 +23,7 @@ class NotFiniteError(RuntimeError):
 
 @torch.no_grad()
 def first_not_finite(
-    chunks: Sequence[torch.nn.Module], hf_config: Any, of: Callable[[torch.nn.Parameter], Tensor]
+    chunks: Sequence[torch.nn.Module], hf_config: Any, of: Callable[[torch.nn.Parameter], Tensor | None]
 ) -> str | None:
     """Megatron's name, the layer's number in the whole model, of the first parameter that has a number that is not
     finite in the tensor that `of` takes from it; None where all are finite. The same on every rank: collective.
@@ -31,9 +31,10 @@ def first_not_finite(
     Args:
         chunks: this rank's, also wrapped by DDP.
         hf_config: transformers' config of the model.
-        of: the parameter itself, or its gradient.
+        of: the parameter itself, or its gradient; None where it has none.
     """
-    sums = [of(parameter).sum().float() for chunk in chunks for parameter in chunk.parameters()]
+    looked_at = (of(parameter) for chunk in chunks for parameter in chunk.parameters())
+    sums = [tensor.sum().float() for tensor in looked_at if tensor is not None]
     suspicious = (~torch.stack(sums).isfinite()).any().int()
     dist.all_reduce(suspicious, op=dist.ReduceOp.MAX)
     if not suspicious.item():
@@ -41,9 +42,11 @@ def first_not_finite(
     table = WeightTable(hf_config)
     order = {entry: place for place, entry in enumerate((*table.entries(), table.output))}
     mine = [
-        (order[bound.entry], bound.name)
+        (order[bound.entry], name)
         for bound in bind(chunks, table)
-        if not of(bound.parameter).isfinite().all()  # else finite numbers, whose sum is not
+        for name, parameter in bound.parameters()
+        if (tensor := of(parameter)) is not None
+        and not tensor.isfinite().all()  # else finite numbers, whose sum is not
     ]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, min(mine, default=None))

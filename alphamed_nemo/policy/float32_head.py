@@ -66,8 +66,9 @@ class _Product(torch.autograd.Function):
         return torch.mm(flat, weight.t(), out_dtype=torch.float32).view(*hidden.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
         (grad,) = grads
         hidden, weight = ctx.saved_tensors
         grad = grad.to(weight.dtype)
-        return grad @ weight, grad.flatten(0, -2).t() @ hidden.flatten(0, -2)
+        trained = ctx.needs_input_grad[1]
+        return grad @ weight, grad.flatten(0, -2).t() @ hidden.flatten(0, -2) if trained else None

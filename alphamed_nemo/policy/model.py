@@ -58,13 +58,17 @@ _DIVIDED = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinea
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) -> list[PolicyGPTModel]:
+def build_model(
+    hf_config: Any, model: ModelConfig, parallel: ParallelConfig, norms_apart: bool = False
+) -> list[PolicyGPTModel]:
     """This rank's part of the model, whose weights are still to be set; `policy.runtime.initialize` comes before.
 
     Args:
         hf_config: transformers' config of a model that `alphamed_nemo/families.py` knows.
         model: dtype and layer spec; `max_length` does not limit what can be run.
         parallel: the layout that `initialize` was given.
+        norms_apart: no norm is inside the linear layer that follows it, as Transformer Engine's are: an adapter beside
+            the layer needs what comes out of the norm.
 
     Returns:
         One chunk, or `parallel.virtual_pipeline` of them, in the order of Megatron's interleaved schedule. The
@@ -75,7 +79,7 @@ def build_model(hf_config: Any, model: ModelConfig, parallel: ParallelConfig) ->
     """
     config = transformer_config(hf_config, model, parallel)
     chunks = [
-        _chunk(hf_config, model, config, stage if parallel.virtual_pipeline else None)
+        _chunk(hf_config, model, config, stage if parallel.virtual_pipeline else None, norms_apart)
         for stage in range(parallel.virtual_pipeline or 1)
     ]
     for chunk in chunks:
@@ -224,11 +228,13 @@ def rope_frequencies(hf_config: Any) -> torch.Tensor:
     return (1 - kept) * frequencies / rope["factor"] + kept * frequencies
 
 
-def _chunk(hf_config: Any, model: ModelConfig, config: TransformerConfig, vp_stage: int | None) -> PolicyGPTModel:
+def _chunk(
+    hf_config: Any, model: ModelConfig, config: TransformerConfig, vp_stage: int | None, norms_apart: bool = False
+) -> PolicyGPTModel:
     return PolicyGPTModel(
         config=config,
         # Megatron's annotation leaves out the whole block's spec, which its own builders return and its decoder takes.
-        transformer_layer_spec=_layer_spec(config, vp_stage),  # pyright: ignore[reportArgumentType]
+        transformer_layer_spec=_layer_spec(config, vp_stage, norms_apart),  # pyright: ignore[reportArgumentType]
         vocab_size=padded_vocab_size(hf_config.vocab_size, config.tensor_model_parallel_size),
         max_sequence_length=model.max_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -253,7 +259,7 @@ def _mark_parallel(chunk: PolicyGPTModel) -> None:
             set_tensor_model_parallel_attributes(module.weight, True, dim, stride)
 
 
-def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+def _layer_spec(config: TransformerConfig, vp_stage: int | None, norms_apart: bool) -> TransformerBlockSubmodules:
     if config.transformer_impl == "transformer_engine":
         block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
         assert block.layer_specs
@@ -266,6 +272,8 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
             attention.core_attention = with_rotation(attention.core_attention)
         if config.use_te_activation_func:
             _parts(parts.mlp, MLPSubmodules).activation_func = SwiGLU
+        if norms_apart:
+            _set_norms_apart(parts)
         return block
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
     parts = _parts(layer, TransformerLayerSubmodules)
@@ -277,6 +285,15 @@ def _layer_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerB
     _parts(parts.mlp, MLPSubmodules).activation_func = SwiGLU
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=ModuleSpec(module=PackedRMSNorm))
+
+
+def _set_norms_apart(layer: TransformerLayerSubmodules) -> None:
+    """Transformer Engine's layers with a norm and a linear layer in the place of one that is both."""
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
+
+    layer.input_layernorm = layer.pre_mlp_layernorm = TENorm
+    _parts(layer.self_attention, SelfAttentionSubmodules).linear_qkv = TEColumnParallelLinear
+    _parts(layer.mlp, MLPSubmodules).linear_fc1 = TEColumnParallelLinear
 
 
 def _parts(spec: object, kind: type[T]) -> T:

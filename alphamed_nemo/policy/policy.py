@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoConfig, AutoTokenizer
 
-from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
+from alphamed_nemo.config import LoraConfig, ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.policy import runtime
 from alphamed_nemo.policy.finite import NotFiniteError, first_not_finite
 from alphamed_nemo.policy.local.heap import HEAP
+from alphamed_nemo.policy.lora import add_adapters
 from alphamed_nemo.policy.model import build_model
 from alphamed_nemo.policy.offload import Offload
 from alphamed_nemo.policy.optimizer import build_optimizer, gather_weights, wrap
@@ -70,6 +71,8 @@ class MegatronPolicy:
         *,
         total_steps: int | None = None,
         random_seed: int | None = None,
+        lora: LoraConfig | None = None,
+        lora_seed: int = 0,
     ) -> None:
         """Builds the model and loads its weights. Collective over all ranks.
 
@@ -81,6 +84,8 @@ class MegatronPolicy:
             total_steps: optimizer steps of the run, for schedules that end.
             random_seed: draw the weights instead of reading them; the folder then needs only a config. The same seed
                 gives the same model in every layout.
+            lora: with a rank above 0, adapters of it are trained and the weights are not.
+            lora_seed: draws the adapters; the same one gives the same in every layout.
 
         Raises:
             ValueError: the settings, the model and this machine do not fit together.
@@ -88,11 +93,14 @@ class MegatronPolicy:
         runtime.initialize(parallel)
         self.hf_path = Path(hf_path)
         self.hf_config: Any = AutoConfig.from_pretrained(self.hf_path)
-        chunks = build_model(self.hf_config, model, parallel)
+        adapted = lora is not None and lora.rank > 0
+        chunks = build_model(self.hf_config, model, parallel, norms_apart=adapted)
         if random_seed is None:
             load_hf(chunks, self.hf_config, self.hf_path)
         else:
             initialize_weights(chunks, self.hf_config, random_seed)
+        if lora is not None and adapted:
+            add_adapters(chunks, lora, lora_seed)
         self.model: list[MegatronModule] = [*chunks]
         self.optimizer: Any = None
         self.scheduler: Any = None
@@ -185,8 +193,8 @@ class MegatronPolicy:
             raise NotFiniteError(f"the weight {name} is NaN or infinite")
 
     def hf_weights(self, everywhere: bool = False, copies: bool = True) -> Iterator[tuple[str, Tensor | None]]:
-        """The weights under Hugging Face's names, layer by layer: full tensors on rank 0, None elsewhere. Collective:
-        every rank runs the iterator to its end.
+        """The weights under Hugging Face's names, adapters merged, layer by layer: full tensors on rank 0, None
+        elsewhere. Collective: every rank runs the iterator to its end.
 
         Args:
             everywhere: full tensors on every rank; the ranks then have to keep one pace.
@@ -203,9 +211,9 @@ class MegatronPolicy:
         return [batch.to(runtime.device()) for batch in batches]
 
 
-def _gradient(parameter: Parameter) -> Tensor:
-    """Where Megatron's DDP adds it up, in float32."""
-    return vars(parameter)["main_grad"]
+def _gradient(parameter: Parameter) -> Tensor | None:
+    """Where Megatron's DDP adds it up, in float32; None of a frozen parameter."""
+    return vars(parameter)["main_grad"] if parameter.requires_grad else None
 
 
 def _weight(parameter: Parameter) -> Tensor:

@@ -1,4 +1,7 @@
-"""The reference policy of a KL term: the base model's weights, kept on the CPU and swapped in where they are needed."""
+"""The reference policy of a KL term: the base model's weights, kept on the CPU and swapped in where they are needed.
+
+With adapters (policy/lora.py) the base model's weights are still there: it is the policy without its adapters.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from alphamed_nemo.policy.lora import adapter_settings, without_adapters
 from alphamed_nemo.policy.optimizer import gather_weights
 from alphamed_nemo.policy.packing import PackedBatch
 from alphamed_nemo.policy.policy import MegatronPolicy
@@ -22,11 +26,14 @@ class ReferencePolicy:
 
     def __init__(self, policy: MegatronPolicy) -> None:
         self.policy = policy
-        self.weights = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters()]
+        self.weights: list[Tensor] = []
+        self.adapted = adapter_settings(policy.model[0]) is not None
+        if not self.adapted:
+            self.weights = [parameter.detach().to("cpu", copy=True) for parameter in self._parameters()]
 
     def logprobs(self, batches: Sequence[PackedBatch], temperature: float) -> list[Tensor]:
         """As `MegatronPolicy.logprobs`, under the reference's weights. Collective."""
-        with self._swapped_in():
+        with without_adapters(self.policy.model) if self.adapted else self._swapped_in():
             return self.policy.logprobs(batches, temperature)
 
     @contextmanager

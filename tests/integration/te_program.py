@@ -50,6 +50,7 @@ def main(source: str, out: str) -> None:
         found = {
             "log-probs": {family: logprobs(config) for family, config in families(Path(folder)).items()},
             "gradients": gradients(families(Path(folder))["qwen2"]),
+            "lora": lora(families(Path(folder))["qwen3"]),
             "checkpoints": {dtype: resumed(Path(folder), dtype) for dtype in ("float32", "bfloat16")},
             "recipes": {recipe: recipe_of(recipe) for recipe in FP8},
             "fp8 copies": matrices(families(Path(folder))["llama"]),
@@ -73,14 +74,14 @@ def families(folder: Path) -> dict[str, str]:
     return {name: str(folder / name) for name in made}
 
 
-def policy_of(hf: str, spec: str, trained: bool = True, **model: Any) -> Any:
+def policy_of(hf: str, spec: str, trained: bool = True, lora: Any = None, **model: Any) -> Any:
     """With biases and norms away from their initial values, so that they matter."""
     from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
     from alphamed_nemo.policy.policy import MegatronPolicy
 
     settings = ModelConfig(spec=spec, **({"dtype": "float32"} | model))
     optim = OptimConfig(lr=1e-3) if trained else None
-    policy = MegatronPolicy(settings, ParallelConfig(), optim, hf, random_seed=3)
+    policy = MegatronPolicy(settings, ParallelConfig(), optim, hf, random_seed=3, lora=lora)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for _, parameter in sorted(named(policy).items()):
@@ -130,6 +131,24 @@ def gradients(hf: str) -> dict[tuple[str, str], dict[str, Tensor]]:
             policy = policy_of(hf, spec, recompute=recompute)
             policy.train_step(batches(), loss_fn, 1.0)
             found[spec, recompute] = {name: weight.main_grad.clone() for name, weight in named(policy).items()}
+    return found
+
+
+def lora(hf: str) -> dict[tuple[str, str], tuple[Tensor, dict[str, Tensor]]]:
+    """Log-probs, and gradients of the adapters."""
+    from tests.integration.lora_runs import LORA, drawn, held, put
+
+    found = {}
+    for spec in SPECS:
+        for recompute in RECOMPUTE:
+            policy, packs = policy_of(hf, spec, lora=LORA, recompute=recompute), batches()
+            put(policy, drawn(hf))
+            values = policy.logprobs(packs, 1.0)
+            policy.train_step(packs, loss_fn, 1.0)
+            adapters = [(name, part) for name, each in held(policy).items() for part in each.named_parameters(name)]
+            gradients = {name: parameter.main_grad.clone() for _, (name, parameter) in adapters}
+            logprobs = torch.cat([x[batch.mask] for x, batch in zip(values, packs, strict=True)])
+            found[spec, recompute] = logprobs, gradients
     return found
 
 

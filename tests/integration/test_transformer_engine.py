@@ -71,6 +71,20 @@ def test_gradients_are_those_of_the_local_layers(found: dict, recompute: str) ->
         torch.testing.assert_close(values[name] / scale, gradient / scale, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_adapters_do_beside_its_layers_what_they_do_beside_the_local_ones(found: dict, recompute: str) -> None:
+    (logprobs, gradients), (expected, of_local) = (
+        found["lora"]["transformer_engine", recompute],
+        found["lora"]["local", "none"],
+    )
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=2e-6)
+    assert gradients.keys() == of_local.keys() and len(gradients) == 2 * 4 * SIZES["num_hidden_layers"]
+    for name, gradient in of_local.items():
+        scale = gradient.abs().max()
+        assert scale > 0, name
+        torch.testing.assert_close(gradients[name] / scale, gradient / scale, rtol=0, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_with_its_fused_adam_resumes_exactly(found: dict, dtype: str) -> None:
     run = found["checkpoints"][dtype]

@@ -61,7 +61,8 @@ def test_mfu_is_the_share_of_the_cards_peak_while_training(tmp_path):
     assert rows(tmp_path / "metrics.jsonl")[0]["throughput/mfu"] == pytest.approx(0.3)
 
 
-def test_operations_are_counted_as_torch_counts_them():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_operations_are_counted_as_torch_counts_them(frozen):
     """Forward and backward of transformers' Llama, with the operations of attention that its mask leaves out."""
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -77,10 +78,13 @@ def test_operations_are_counted_as_torch_counts_them():
     )
     sequence = TrainSequence(list(range(9)), list(range(8)))  # 16 tokens have a next one, 8 of these in the response
     model, tokens = LlamaForCausalLM(config), torch.arange(16)[None]
+    if frozen:  # as beside adapters, to which the gradient goes on
+        model.requires_grad_(False)
+        model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
     with FlopCounterMode(display=False) as counter:
         model(tokens, logits_to_keep=8).logits.sum().backward()
     masked = 6 * 2 * 64 * 16**2  # eager attention computes both halves of the triangle
-    assert training_operations(dimensions(config), [sequence]) == counter.get_total_flops() - masked
+    assert training_operations(dimensions(config), [sequence], frozen) == counter.get_total_flops() - masked
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ def test_engines_that_memory_cannot_hold_are_refused_with_the_sum(cfg: Config) -
     ):
         check_memory(cfg, parameters, needed - 1)
     check_memory(cfg, parameters, needed - 1, trains=False)
+    cfg.lora.rank = 8  # without gradients and moments of the weights
+    check_memory(cfg, parameters, needed - 12 * parameters)
 
 
 def test_memory_is_the_containers_where_that_is_less(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,16 @@ def test_a_checkpoint_is_weights_and_three_float32_copies(cfg: Config) -> None:
     assert disk_bytes(cfg, model) == 2 * checkpoint_bytes(cfg, model) + 2 * model.parameters
 
 
+def test_with_lora_a_checkpoint_is_of_the_adapters_and_the_converted_model_is_whole(cfg: Config) -> None:
+    model = load_model("Llama-3.1-8B-Instruct")
+    cfg = apply(cfg, {"lora.rank": 16})
+    h, f, kv = 4096, 14336, 1024
+    adapters = 32 * 16 * ((h + h + 2 * kv) + (h + h) + (h + 2 * f) + (f + h))
+    assert checkpoint_bytes(cfg, model) == adapters * (2 + 12)
+    assert disk_bytes(cfg, model) == checkpoints_kept(cfg) * checkpoint_bytes(cfg, model) + 2 * model.parameters
+    assert f"LoRA of rank 16: {adapters:,} parameters are trained" in plan_text(make_plan(cfg), [])
+
+
 def test_labelling_takes_longer_with_more_samples_and_less_on_more_gpus(cfg: Config) -> None:
     model = load_model("Llama-3.1-8B-Instruct")
     one = asking_seconds(cfg, model, 2000, 2)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from alphamed_nemo.config import ModelConfig, OptimConfig, ParallelConfig
+from alphamed_nemo.config import LoraConfig, ModelConfig, OptimConfig, ParallelConfig
 from alphamed_nemo.plan.sizes import load_model, model_of
 from alphamed_nemo.plan.states import Bucket, divide, fp8_copies, rank_states
 from tests.spawn import spawn
@@ -24,18 +24,25 @@ LAYOUTS = [
 ]
 
 
-def built_states(config: SimpleNamespace, layout: dict, dtype: str, overlap: bool) -> tuple[int, int, int, int, int]:
+def built_states(
+    config: SimpleNamespace, layout: dict, dtype: str, overlap: bool, lora: LoraConfig
+) -> tuple[int, int, int, int, int]:
     """(stage, data rank, bytes of weights, of gradients, of the optimizer's float32 tensors) of this rank."""
     import torch
     from megatron.core import parallel_state
 
+    from alphamed_nemo.policy.lora import add_adapters
     from alphamed_nemo.policy.model import build_model
     from alphamed_nemo.policy.optimizer import build_optimizer, wrap
     from alphamed_nemo.policy.runtime import initialize
 
     parallel = ParallelConfig(**layout)
     initialize(parallel)
-    chunks = wrap(build_model(config, ModelConfig(dtype=dtype), parallel), overlap)
+    built = build_model(config, ModelConfig(dtype=dtype), parallel)
+    if lora.rank:
+        add_adapters(built, lora, 0)
+    chunks = wrap(built, overlap)
+    frozen = [parameter for chunk in chunks for parameter in chunk.parameters() if not parameter.requires_grad]
     optimizer, _ = build_optimizer(chunks, OptimConfig())
     optimizer.step()  # Adam allocates its moments in the first step
     buffers = [buffer for chunk in chunks for buffer in chunk.buffers]
@@ -48,14 +55,15 @@ def built_states(config: SimpleNamespace, layout: dict, dtype: str, overlap: boo
         parallel_state.get_pipeline_model_parallel_rank(),
         parallel_state.get_data_parallel_rank(),
         *(sum(torch.numel(t) * t.element_size() for t in parts) for parts in (
-            [buffer.param_data for buffer in buffers], [buffer.grad_data for buffer in buffers], tensors,
+            [buffer.param_data for buffer in buffers] + frozen, [buffer.grad_data for buffer in buffers], tensors,
         )),
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=7)], ids=["all", "lora"])
 @pytest.mark.parametrize(("name", "layout", "dtype", "overlap"), LAYOUTS)
 def test_bytes_by_rank_are_within_2_percent_of_what_is_built(
-    name: str, layout: dict, dtype: str, overlap: bool
+    name: str, layout: dict, dtype: str, overlap: bool, lora: LoraConfig
 ) -> None:
     from tests.tiny_hf import CONFIGS  # here, because every rank imports this module and this import takes seconds
 
@@ -63,8 +71,8 @@ def test_bytes_by_rank_are_within_2_percent_of_what_is_built(
     values = CONFIGS[name].to_dict()
     model = model_of(name, values)
     config = SimpleNamespace(**values)  # transformers' own class would cost each rank a second of imports
-    for stage, data_rank, *real in spawn(built_states, parallel.world_size, config, layout, dtype, overlap):
-        planned = rank_states(model, parallel, dtype, stage, data_rank, overlap)
+    for stage, data_rank, *real in spawn(built_states, parallel.world_size, config, layout, dtype, overlap, lora):
+        planned = rank_states(model, parallel, dtype, stage, data_rank, overlap, lora)
         assert [planned.weights, planned.gradients, planned.optimizer] == pytest.approx(real, rel=0.02), (
             f"stage {stage}, data rank {data_rank}"
         )

@@ -212,3 +212,20 @@ def test_every_assumption_is_printed_with_its_reason() -> None:
 def test_settings_that_contradict_each_other_are_refused(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         planned("published/nemo_rl_8b", override)
+
+
+@pytest.mark.parametrize("card", ["h100", "h200"])
+def test_a_70b_fits_one_node_with_lora_and_not_without(card: str) -> None:
+    with_lora = planned("lora_70b", f"plan.gpu={card}")
+    assert with_lora.fits, with_lora.problems
+    assert with_lora.cluster.gpus == 8
+    assert not planned("lora_70b", f"plan.gpu={card}", "lora.rank=0").fits
+
+
+def test_lora_needs_no_second_copy_for_a_reference_and_no_gradients_of_frozen_weights() -> None:
+    full, adapters = planned("grpo_8b", "grpo.kl_coef=0.01"), planned("grpo_8b", "grpo.kl_coef=0.01", "lora.rank=16")
+    of_full, of_adapters = full.memory[0].parts, adapters.memory[0].parts
+    assert of_full["reference model"] == of_full["weights"] and "reference model" not in of_adapters
+    assert of_adapters["gradients"] < 0.01 * of_full["gradients"]
+    assert of_adapters["weights"] == pytest.approx(of_full["weights"], rel=0.01)
+    assert 0.6 < adapters.training.products / full.training.products < 0.8  # 2 of 3 products; attention as before

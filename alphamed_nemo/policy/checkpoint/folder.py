@@ -3,7 +3,7 @@
 A checkpoint is a folder `step_<n>` written by Megatron's dist_checkpointing in a form that any tensor × pipeline × data
 layout can load:
 
-    *.distcp, .metadata      tensors of model and optimizer, sharded
+    *.distcp, .metadata      tensors of model and optimizer, sharded; with LoRA those of the adapters alone
     common.pt, metadata.json hyper-parameters and schedule; Megatron's own description
     rng.pt                   random states of every rank
     state.json               the caller's state (step, data order)
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ from alphamed_nemo.policy.checkpoint.kept import best, damage, latest, passed_ov
 from alphamed_nemo.policy.checkpoint.manifest import RNG, read_state
 from alphamed_nemo.policy.checkpoint.tensors import CheckpointError, on_rank0
 from alphamed_nemo.policy.local.heap import HEAP
+from alphamed_nemo.policy.lora import adapter_settings
 from alphamed_nemo.policy.optimizer import gather_weights
 from alphamed_nemo.policy.weights.binding import unwrap
 
@@ -77,6 +79,8 @@ def save(policy: Saved, folder: str | Path, state: dict[str, Any]) -> None:
         versions = {"torch": torch.__version__, "megatron": megatron.core.__version__}
         dtype = str(next(unwrap(policy.model[0]).parameters()).dtype).removeprefix("torch.")
         about = {"optimizer": policy.optimizer is not None, "dtype": dtype, "layout": rng_state.layout(), **versions}
+        if lora := adapter_settings(policy.model[0]):
+            about["lora"] = asdict(lora)
         manifest.write(partial, digests, about)
         _publish(partial, folder)
 
@@ -169,13 +173,25 @@ def _load_into(policy: Saved, folder: Path) -> dict[str, Any]:
             f"{folder}: holds weights alone, without an optimizer's state, so training cannot resume from it. To start "
             "from these weights give their Hugging Face folder as model.path and set run.resume=false"
         )
+    _check_adapters(policy, folder)
     template = _sharded_state(policy, loading=True)
+    asked = {key for name in _names(policy) for key in template[name]}  # without what is frozen beside adapters
     loaded = checkpoint_tensors.read(template, folder, with_optimizer=policy.optimizer is not None)
     for name, chunk in zip(_names(policy), policy.model, strict=True):
         missing, unexpected = unwrap(chunk).load_state_dict(loaded[name], strict=False)
-        left = [key for key in (*missing, *unexpected) if not key.endswith("_extra_state")]
+        left = [key for key in (*asked.intersection(missing), *unexpected) if not key.endswith("_extra_state")]
         assert not left, left  # `read` has compared the names already
     return loaded
+
+
+def _check_adapters(policy: Saved, folder: Path) -> None:
+    """That a checkpoint holds what the policy trains: adapters of the same settings, or all weights."""
+    stored, here = manifest.read(folder).get("lora"), adapter_settings(policy.model[0])
+    if stored != (here and asdict(here)):
+        found = (
+            " and ".join(f"{name} {value}" for name, value in (stored or {}).items()) or "all weights and no adapters"
+        )
+        raise CheckpointError(f"{folder}: holds {found}; set lora.rank, lora.alpha and lora.targets as they were")
 
 
 def _digests(folder: Path) -> dict[str, str]:

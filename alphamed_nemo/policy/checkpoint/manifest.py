@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 import msgspec
 
+from alphamed_nemo.config.choices import LoraTarget
 from alphamed_nemo.config.file_writing import writing
 from alphamed_nemo.config.run_folder import STATE, by_step
 from alphamed_nemo.errors import CheckpointError
@@ -46,10 +47,19 @@ class Layout(TypedDict):
     context: Ranks
 
 
+class Lora(TypedDict):
+    """The `lora` settings that saved it."""
+
+    rank: Ranks
+    alpha: Annotated[float, msgspec.Meta(gt=0)]
+    targets: list[LoraTarget]
+
+
 class Manifest(TypedDict):
     """The contents of manifest.json. What is not named here may be there, too.
 
     optimizer: whether it holds an optimizer's state. dtype: of the model's parameters. torch, megatron: versions.
+    lora: settings of the adapters, where it holds them in the place of all weights.
     files: by path relative to the checkpoint. sha256: of all the rest.
     """
 
@@ -59,6 +69,7 @@ class Manifest(TypedDict):
     layout: Layout
     torch: str
     megatron: str
+    lora: NotRequired[Lora]
     files: dict[FileName, File]
     sha256: Digest
 

@@ -46,13 +46,11 @@ class CheckpointWeights:
         Raises:
             CheckpointError: a file cannot be read.
         """
-        return checkpoint_tensors.read_some(
-            {name: _in_memory(self._shards[name], dtype) for name in names}, self.folder
-        )
+        return checkpoint_tensors.read_some({name: in_memory(self._shards[name], dtype) for name in names}, self.folder)
 
     def _check(self) -> None:
         """Compares names and shapes before anything is read."""
-        needed = {shard.key: shard for shard in nested_values(_without_factories(self._shards))}
+        needed = without_factories(self._shards)
         stored = checkpoint_tensors.stored_tensors(self.folder)
         found = {key for key in stored if not key.startswith("optimizer.")}
         checkpoint_tensors.refuse_misfit(self.folder, found - needed.keys(), needed.keys() - found)
@@ -68,7 +66,7 @@ class CheckpointWeights:
                 )
 
 
-def _in_memory(shard: ShardedTensor | ShardedTensorFactory, dtype: torch.dtype) -> ShardedTensor | ShardedTensorFactory:
+def in_memory(shard: ShardedTensor | ShardedTensorFactory, dtype: torch.dtype) -> ShardedTensor | ShardedTensorFactory:
     """The shard (or the factory of gate and up) with memory to be read into."""
     assert shard.data is not None, "the skeleton's parameters are on the meta device"
     changed: dict[str, Any] = {"data": torch.empty(shard.data.shape, dtype=dtype)}
@@ -77,8 +75,8 @@ def _in_memory(shard: ShardedTensor | ShardedTensorFactory, dtype: torch.dtype) 
     return replace(shard, **changed)
 
 
-def _without_factories(shards: dict[str, Any]) -> dict[str, Any]:
-    """The state dict as it is stored, where gate and up are two tensors."""
+def without_factories(shards: dict[str, Any]) -> dict[str, Any]:
+    """The shards by the keys under which they are stored, where gate and up are two tensors."""
     built = dict(shards)
     apply_factories(built)
-    return built
+    return {shard.key: shard for shard in nested_values(built)}

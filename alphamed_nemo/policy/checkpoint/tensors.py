@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.policy.checkpoint.known_classes import Common, Sharded, check_extra_state
 from alphamed_nemo.policy.checkpoint.manifest import write_bytes
+from alphamed_nemo.policy.lora import SUFFIX, adapters_of
 
 T = TypeVar("T")
 
@@ -38,8 +39,11 @@ _METADATA = {"singleton_local_shards": True}
 
 
 def of_model(chunk: GPTModel) -> dict[str, Any]:
-    """The sharded state dict of a GPTModel, by the names of its parameters; its tensors are the parameters."""
-    return chunk.sharded_state_dict(metadata=dict(_METADATA))
+    """The sharded state dict of a GPTModel, by the names of its parameters; its tensors are the parameters. Of a model
+    with adapters theirs alone: nothing else of it changes."""
+    state = chunk.sharded_state_dict(metadata=dict(_METADATA))
+    adapters = tuple(f"{name}{SUFFIX}." for name in adapters_of(chunk))
+    return {name: shard for name, shard in state.items() if name.startswith(adapters)} if adapters else state
 
 
 def write(state: dict[str, Any], folder: Path) -> None:

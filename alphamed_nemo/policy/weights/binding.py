@@ -9,6 +9,7 @@ import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
+from alphamed_nemo.policy.lora import SUFFIX, Adapter, adapters_of
 from alphamed_nemo.policy.weights.table import Entry, WeightTable
 
 
@@ -19,6 +20,21 @@ class Bound:
     name: str  # Megatron's, with the layer's number in the whole model
     parameter: torch.nn.Parameter
     entry: Entry
+    adapter: Adapter | None = None  # of a matrix
+
+    def value(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """What the model computes with: the parameter, with its adapter merged, in `dtype` or its own type. Where
+        neither changes it, it is the parameter's own memory."""
+        weight = self.parameter.detach()
+        merged = weight if self.adapter is None else self.adapter.merged(weight)
+        return merged.to(dtype or weight.dtype)
+
+    def parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Name and parameter of this row, and of its adapter."""
+        yield self.name, self.parameter
+        if self.adapter is not None:
+            place = self.name.removesuffix(".weight")
+            yield from ((f"{place}{SUFFIX}.{name}", each) for name, each in self.adapter.named_parameters())
 
 
 def unwrap(chunk: torch.nn.Module) -> GPTModel:
@@ -48,28 +64,33 @@ def bind(chunks: Sequence[torch.nn.Module], table: WeightTable) -> list[Bound]:
     bound: list[Bound] = []
     taken: dict[tuple[str, ...], str] = {}
     for chunk in map(unwrap, chunks):
-        for name, parameter in _global_names(chunk):
+        for name, parameter, adapter in _global_names(chunk):
             entry = by_name.get(name)
             if entry is None:
                 raise ValueError(f"Megatron parameter {name}: the weight map has no row for it")
             if entry.megatron in taken:
                 raise ValueError(f"Megatron parameter {name}: {taken[entry.megatron]} already takes its row")
             taken[entry.megatron] = name
-            bound.append(Bound(name, parameter, entry))
+            bound.append(Bound(name, parameter, entry, adapter))
         for entry in _expected(chunk, table):
             if entry.megatron not in taken:
                 raise ValueError(f"Megatron parameter {' or '.join(entry.megatron)}: missing in the model")
     return bound
 
 
-def _global_names(chunk: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Parameters under the names that they would have without pipeline parallelism."""
-    numbers = layer_numbers(chunk)
+def _global_names(chunk: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter, Adapter | None]]:
+    """The model's own parameters, each with its adapter, under the names that they would have without pipeline
+    parallelism."""
+    numbers, adapters = layer_numbers(chunk), adapters_of(chunk)
+    of_adapters = {parameter for adapter in adapters.values() for parameter in adapter.parameters()}
     for name, parameter in chunk.named_parameters():
+        if parameter in of_adapters:
+            continue
+        adapter = adapters.get(name.removesuffix(".weight"))
         parts = name.split(".")
         if parts[:2] == ["decoder", "layers"]:
             parts[2] = str(numbers[int(parts[2])] - 1)
-        yield ".".join(parts), parameter
+        yield ".".join(parts), parameter, adapter
 
 
 def _expected(chunk: GPTModel, table: WeightTable) -> Iterator[Entry]:

@@ -63,11 +63,10 @@ def exchange_parts(held: dict[Entry, Bound], table: WeightTable) -> list[list[Pa
 
 
 def own_shards(entries: Sequence[Entry], held: dict[Entry, Bound], dtype: torch.dtype | None) -> list[Tensor]:
-    """This rank's parameters of these rows, in `dtype` or their own; not copies."""
-    tensors = [held[entry].parameter.detach() for entry in entries]
-    if dtype is None:
-        assert len({tensor.dtype for tensor in tensors}) == 1, f"{entries[0].names}: parameters of several types"
-    return [tensor.to(dtype or tensor.dtype) for tensor in tensors]
+    """This rank's parameters of these rows, adapters merged, in `dtype` or their own; copied only if changed."""
+    tensors = [held[entry].value(dtype) for entry in entries]
+    assert len({tensor.dtype for tensor in tensors}) == 1, f"{entries[0].names}: parameters of several types"
+    return tensors
 
 
 def flatten(shards: Sequence[Tensor]) -> Tensor:

@@ -48,6 +48,10 @@ class Entry:
             assert tuple(tensor.shape) == shape, f"{name}: {tuple(tensor.shape)} instead of {shape}"
             yield name, tensor.contiguous()
 
+    def adapter_rows(self, b: Tensor) -> list[Tensor]:
+        """Of each Hugging Face matrix, its rows of the B [out, rank] of an adapter of the whole parameter."""
+        return [b] if isinstance(self.transform, RowParallel) else self.transform.merge([b])
+
 
 @dataclass(frozen=True)
 class Block:
