@@ -1,6 +1,6 @@
 """The paper's three studies: how the quantity, the diversity and the difficulty of the questions change the result.
 
-    ./run study study.name=quantity    # on the invented clinic: 150 to 1,200 questions, three seeds of each
+    ./run study study.name=quantity    # on the invented clinic: 120 to 960 questions, three seeds of each
     ./run study study.name=diversity   # sources of questions that join one by one
     ./run study study.name=difficulty  # levels that join, from the easiest on
     ./run study study.name=quantity study.dry_run=true  # only print the commands of the runs that are missing

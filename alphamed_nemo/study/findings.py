@@ -60,7 +60,18 @@ def _difference(comparison: Comparison) -> str:
 
 def limits(outcome: StudyOutcome) -> list[str]:
     """What the numbers do not say."""
-    rules = (unfinished, few_seeds, no_test, one_set, ceiling, sizes, filled, equal_compute, other_than_paper)
+    rules = (
+        unfinished,
+        few_seeds,
+        no_test,
+        one_set,
+        ceiling,
+        sizes,
+        filled,
+        equal_compute,
+        not_asked,
+        other_than_paper,
+    )
     return [sentence for rule in rules if (sentence := rule(outcome))]
 
 
@@ -153,6 +164,17 @@ def equal_compute(outcome: StudyOutcome) -> str:
     return (
         f"Every run has the same compute, so that small sets are asked more often: {number(min(passes))} to "
         f"{number(max(passes))} passes. What a variant would reach if trained to its own end is another question."
+    )
+
+
+def not_asked(outcome: StudyOutcome) -> str:
+    """Whether a run ended before it had asked all of its questions."""
+    names = [f"“{variant.variant.name}”" for variant in outcome.finished if outcome.passes(variant) < 1]
+    if not names:
+        return ""
+    return (
+        f"Runs ended before all of their questions were asked ({', '.join(names)}), so that those had fewer in effect; "
+        "raise grpo.steps."
     )
 
 

@@ -61,10 +61,10 @@ def _quoted(variant: VariantOutcome) -> str:
 def tiles(outcome: StudyOutcome) -> list[Tile]:
     grpo, seeds = outcome.cfg.grpo, outcome.cfg.study.seeds
     planned = f"{len(outcome.variants)} variants × {seeds} seed{'s' if seeds > 1 else ''}"
-    batch = f"steps of {grpo.questions_per_step} questions × {grpo.samples_per_question} samples, the same for all"
+    batch = f"of {grpo.questions_per_step} questions × {grpo.samples_per_question} samples, the same for all"
     found = [
         Tile("Runs", f"{outcome.runs} of {outcome.planned}", planned),
-        Tile("Compute of each run", f"{grpo.steps}", batch),
+        Tile("Compute of each run", f"{grpo.steps} step{'s' if grpo.steps > 1 else ''}", batch),
     ]
     if outcome.base:
         low, high = outcome.base.summary.interval

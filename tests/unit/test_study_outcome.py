@@ -93,6 +93,10 @@ def test_what_cannot_be_shown_is_said_where_it_is_so_and_not_elsewhere(tmp_path:
     assert not said("the same compute", outcome_of(tmp_path / "e", RISING, *same))
     assert said("filled from their neighbours", outcome_of(tmp_path / "f", RISING, "study.sizes=[50,100,266]"))
     assert not said("filled from", sizes)
+    assert said(
+        "ended before all of their questions were asked", outcome_of(tmp_path / "h", RISING, SIZES, "grpo.steps=9")
+    )
+    assert not said("ended before", sizes)
     equal = outcome_of(tmp_path / "g", [[0.50, 0.60], [0.60, 0.70]], "study.sizes=[25,50]")
     assert said("Every seed gives the same difference", equal) and equal.comparisons[0].p is None
     assert any("No two variants have been tested" in line for line in shows(equal))

@@ -57,7 +57,7 @@ def test_quantity_is_a_curve_over_the_number_of_questions(tmp_path: Path) -> Non
     places = [float(x) for x in re.findall(r'class="dot s1" cx="([\d.]+)"', chart)]
     steps = [after - before for before, after in zip(places, places[1:], strict=False)]
     assert max(steps) - min(steps) < 0.2  # each has twice the questions of the one before: a logarithmic scale
-    assert [name for name in ("150", "300", "600", "1,200") if f">{name}</text>" not in chart] == []
+    assert [name for name in ("120", "240", "480", "960") if f">{name}</text>" not in chart] == []
     assert "base model" in chart
 
 
@@ -78,10 +78,10 @@ def test_difficulty_is_a_curve_over_bands_and_diversity_has_a_bar_for_each_sourc
 def test_the_tables_have_every_variant_comparison_level_and_run(tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", Page(page_of(tmp_path, RISING, "study.name=quantity")).text)
     assert "12 of 12" in text and "4 variants × 3 seeds" in text
-    assert "steps of 32 questions × 8 samples, the same for all" in text
-    assert "300 questions against 150 questions" in text and "1,200 questions against 150 questions" in text
+    assert "30 steps" in text and "of 32 questions × 8 samples, the same for all" in text
+    assert "240 questions against 120 questions" in text and "960 questions against 120 questions" in text
     assert "What this shows" in text and "What this cannot show" in text
-    assert "questions_1200-seed3" in text
+    assert "questions_960-seed3" in text
 
 
 def test_a_study_without_a_finished_run_says_so(tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ def test_seeds_and_variants_may_be_added_to_a_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "whose"),
     [
-        ("grpo.steps", 31, "questions_150-seed1"),
-        ("optim.lr", 1e-4, "questions_150-seed1"),
-        ("evaluate.samples", 4, "questions_150-seed1"),
+        ("grpo.steps", 31, "questions_120-seed1"),
+        ("optim.lr", 1e-4, "questions_120-seed1"),
+        ("evaluate.samples", 4, "questions_120-seed1"),
         ("data.train_questions", 1500, "study_quantity"),
         ("label.samples", 5, ""),
     ],

@@ -26,7 +26,7 @@ def drawn(tmp_path: Path, *overrides: str) -> dict[str, list]:
 
 def test_quantity_draws_balanced_sets_of_which_the_smaller_are_part_of_the_larger(tmp_path: Path) -> None:
     found = drawn(tmp_path, "study.name=quantity")
-    assert [len(questions) for questions in found.values()] == [150, 300, 600, 1200]
+    assert [len(questions) for questions in found.values()] == [120, 240, 480, 960]
     sets = [{question.id for question in questions} for questions in found.values()]
     assert sets[0] < sets[1] < sets[2] < sets[3]
     assert all(len(set(Counter(q.level for q in questions).values())) == 1 for questions in found.values())
@@ -35,7 +35,7 @@ def test_quantity_draws_balanced_sets_of_which_the_smaller_are_part_of_the_large
 def test_diversity_adds_one_source_after_another(tmp_path: Path) -> None:
     found = drawn(tmp_path, "study.name=diversity")
     assert list(found) == ["disease", "+ drug", "+ enzyme", "+ effect"]
-    assert [len(questions) for questions in found.values()] == [300, 600, 900, 1200]
+    assert [len(questions) for questions in found.values()] == [240, 480, 720, 960]
     assert {q.dataset for q in found["+ drug"]} == {"disease", "drug"}
     assert {q.id for q in found["disease"]} < {q.id for q in found["+ drug"]}
 
@@ -47,7 +47,7 @@ def test_difficulty_adds_harder_levels(tmp_path: Path) -> None:
         "L1–L2": [1, 2],
         "L3–L6": [3, 4, 5, 6],
     }
-    assert [len(questions) for questions in found.values()] == [50, 100, 200]
+    assert [len(questions) for questions in found.values()] == [40, 80, 160]
 
 
 @pytest.mark.parametrize("name", ["diversity", "difficulty"])
