@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alphamed_nemo.cli.here import check_serving
-from alphamed_nemo.cli.preflight import check_model_folder, check_questions
+from alphamed_nemo.cli.preflight import check_model_folder, check_positions, check_questions
 from alphamed_nemo.cli.progress import Waiting, counter
 from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.evaluation import engine
 from alphamed_nemo.evaluation.result import EvaluationResult
 from alphamed_nemo.evaluation.suite_page import PAGE, write_suite
@@ -113,11 +114,9 @@ def evaluate_suite(cfg: Config, launcher: Launcher) -> Path:
 def start(cfg: Config, launcher: Launcher) -> PreTrainedTokenizerBase:
     """Starts servers of `evaluate.model`, without waiting for them, and returns its tokenizer."""
     model = cfg.evaluate.model
-    check_model_folder(model, "evaluate.model", built=False)
+    check_positions(cfg, check_model_folder(model, "evaluate.model", built=False), "evaluate")
     start_servers(cfg, launcher, model, rewards=False)
-    from transformers import AutoTokenizer  # takes seconds, in which the server comes up
-
-    return AutoTokenizer.from_pretrained(model)
+    return load_tokenizer(model)
 
 
 def with_prompt(cfg: Config, task: Task) -> Config:

@@ -18,6 +18,7 @@ from alphamed_nemo.cli.run_start import owned
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.data.difficulty import are_labelled, describe, histogram
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.data.io import write_questions
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.data.subsets import choose, draw_subset
@@ -47,12 +48,10 @@ def label_difficulty(cfg: Config, launcher: Launcher) -> None:
 
 def sample(cfg: Config, questions: list[Question], launcher: Launcher) -> list[Question]:
     """Asks the base model, with a progress bar."""
-    from transformers import AutoTokenizer  # torch, which takes seconds: once the settings are right
-
     model = check_model_folder(cfg.model.path, "model.path")
-    check_lengths(cfg, questions, cfg.label.max_new_tokens, model)
+    check_lengths(cfg, questions, model, "label")
     pool = rollout_pool(cfg, launcher, cfg.model.path)
-    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+    tokenizer = load_tokenizer(cfg.model.path)
     with counter("questions", len(questions)) as progress:
         out, on_progress = RunFolder.of(cfg).labelling, watched(launcher, progress)
         return resumed(cfg, launcher, lambda: label_questions(questions, pool, tokenizer, cfg, out, on_progress))

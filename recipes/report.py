@@ -1,4 +1,4 @@
-"""The run folder → one offline page and summary.json; or several runs side by side.
+"""The run folder → an offline page, one of all its responses, and summary.json; or several runs side by side.
 
 python recipes/report.py run.name=my_run
 python recipes/report.py run.name=comparison 'report.compare=[runs/a,runs/b]'
@@ -26,7 +26,7 @@ def report(cfg: Config, seconds: dict[str, float] | None = None) -> Path:
     if not folder.root.is_dir():
         raise ValueError(f"run.name: no run folder {folder.root}; name a run that exists, or set run.dir")
     write_summary(folder.root, seconds)
-    return build_report(folder.root)
+    return build_report(folder.root, cfg.report.responses_mb)
 
 
 @recipe("report", on_gpus=None)

@@ -21,6 +21,7 @@ from alphamed_nemo.cli.recipe import recipe
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.files import load_config
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.rewards.functions import check_functions
 
@@ -40,11 +41,9 @@ def rescore_run(cfg: Config, console: Console) -> Path:
     check_functions(cfg.reward)
     run = load_config(folder.config)
     questions = {question.id: question for question in read_questions(run.grpo.questions)}
-    from transformers import AutoTokenizer  # torch, which takes seconds: once the settings are right
-
     from alphamed_nemo.grpo.rescoring import in_all, rescore
 
-    tokenizer = AutoTokenizer.from_pretrained(run.model.path)
+    tokenizer = load_tokenizer(run.model.path)
     out = folder.root / "rescored.jsonl"
     with counter("steps", 1, console) as progress:
         found = rescore(folder, cfg.reward, questions, tokenizer.decode, out, progress)

@@ -6,7 +6,7 @@ import importlib.util
 import netrc
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from alphamed_nemo import devices, user_code
@@ -14,6 +14,7 @@ from alphamed_nemo.config import Config
 from alphamed_nemo.config.layout import check_layout, check_microbatch
 from alphamed_nemo.config.limits import check_training_values
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt
 from alphamed_nemo.data.question import Question
@@ -22,6 +23,7 @@ from alphamed_nemo.rewards.functions import check_functions
 from alphamed_nemo.rollout.vllm_command import check_extra_args, resolve_transfer
 from alphamed_nemo.weight_files import check_model, check_served
 
+Asking = Literal["rollout", "label", "evaluate"]
 FP8_MULTIPLE = 16  # tokens: cuBLAS wants both sides of an FP8 product divisible by it
 
 
@@ -109,11 +111,11 @@ def check_training(cfg: Config) -> None:
             f"grpo.questions_per_step: found {cfg.grpo.questions_per_step}, but {cfg.grpo.questions} holds "
             f"only {len(questions)}, and a batch would ask some twice; lower it, or take more questions"
         )
-    check_lengths(cfg, questions, cfg.rollout.max_new_tokens, model)
+    check_lengths(cfg, questions, model)
     if cfg.grpo.replay:
         check_replay(cfg)
     if cfg.validate.every:
-        check_lengths(cfg, check_validation(cfg, questions), cfg.rollout.max_new_tokens, model)
+        check_lengths(cfg, check_validation(cfg, questions), model)
 
 
 def check_replay(cfg: Config) -> None:
@@ -233,14 +235,22 @@ def gpu_options(cfg: Config) -> list[tuple[str, Any, str]]:
     return [option for option in options if option[1]]
 
 
-def check_positions(cfg: Config, model: dict[str, Any]) -> None:
-    """Whether the model knows as many positions as `model.max_length`, and a response leaves room for a prompt."""
+def check_positions(cfg: Config, model: dict[str, Any], asking: Asking = "rollout") -> None:
+    """Whether the model knows as many positions as `model.max_length`, and a response leaves room for a prompt.
+
+    Args:
+        model: its config.json. Where that stretches the rotary embedding, vLLM knows how far it reaches.
+        asking: the group of settings whose `max_new_tokens` counts.
+    """
     positions = model.get("max_position_embeddings", cfg.model.max_length)
-    if cfg.model.max_length > positions:
+    rope = model.get("rope_parameters") or model.get("rope_scaling") or {}
+    reaches_further = rope.get("rope_type", rope.get("type", "default")) not in ("default", "llama3")
+    if cfg.model.max_length > positions and not reaches_further:
         raise ValueError(f"model.max_length: found {cfg.model.max_length}, more than the model's {positions} positions")
-    if cfg.rollout.max_new_tokens >= cfg.model.max_length:
+    max_new_tokens = getattr(cfg, asking).max_new_tokens
+    if max_new_tokens >= cfg.model.max_length:
         raise ValueError(
-            f"rollout.max_new_tokens: found {cfg.rollout.max_new_tokens}, which leaves no room for a prompt in "
+            f"{asking}.max_new_tokens: found {max_new_tokens}, which leaves no room for a prompt in "
             f"model.max_length={cfg.model.max_length}"
         )
 
@@ -272,15 +282,14 @@ def check_questions(path: str, key: str) -> list[Question]:
     return questions
 
 
-def check_lengths(cfg: Config, questions: list[Question], max_new_tokens: int, model: dict[str, Any]) -> None:
-    """Whether the tokenizer fits the model, and the longest prompt and its response fit the context.
+def check_lengths(cfg: Config, questions: list[Question], model: dict[str, Any], asking: Asking = "rollout") -> None:
+    """Whether the tokenizer fits the model, and the longest prompt and its response fit the context; `asking` as in
+    `check_positions`.
 
     No token is shorter than a byte, so prompts that fit byte by byte need no encoding.
     """
-    from transformers import AutoTokenizer
-
-    check_positions(cfg, model)
-    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+    check_positions(cfg, model, asking)
+    tokenizer = load_tokenizer(cfg.model.path)
     if len(tokenizer) > model["vocab_size"]:
         raise ValueError(
             f"model.path: the tokenizer of {cfg.model.path} has {len(tokenizer)} tokens, the model only "
@@ -292,6 +301,7 @@ def check_lengths(cfg: Config, questions: list[Question], max_new_tokens: int, m
     # What the chat template and special tokens add is within the shortest prompt's tokens.
     shortest = min(range(len(questions)), key=sizes.__getitem__)
     around = len(encode_prompt(questions[shortest], tokenizer, cfg.data))
+    max_new_tokens = getattr(cfg, asking).max_new_tokens
     room = cfg.model.max_length - max_new_tokens
     long = [question for question, size in zip(questions, sizes, strict=True) if size + around > room]
     lengths = [(len(encode_prompt(question, tokenizer, cfg.data)), question.id) for question in long]

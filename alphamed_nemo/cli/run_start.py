@@ -20,6 +20,7 @@ from alphamed_nemo.config.file_writing import remove_parts, whole_file
 from alphamed_nemo.config.files import write_config
 from alphamed_nemo.config.limits import setting
 from alphamed_nemo.config.run_folder import RunFolder
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.errors import CheckpointError
 from alphamed_nemo.grpo.identity import KEY, compare, identity
 from alphamed_nemo.policy.checkpoint import manifest
@@ -109,9 +110,7 @@ def check_resume(cfg: Config) -> None:
             stored = manifest.read_state(path).get(KEY)
         except CheckpointError:
             continue
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(cfg.model.path)
+        tokenizer = load_tokenizer(cfg.model.path)
         compare(stored, identity(cfg, tokenizer), cfg.run.accept_changes, path)
         return
 

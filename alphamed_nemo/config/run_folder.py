@@ -132,6 +132,16 @@ class RunFolder:
         return self.root / "report" / "index.html"
 
     @property
+    def responses(self) -> Path:
+        """The report's page of every response."""
+        return self.root / "report" / "responses.html"
+
+    @property
+    def responses_data(self) -> Path:
+        """The scripts that this page loads."""
+        return self.root / "report" / "responses"
+
+    @property
     def simulation(self) -> Path:
         """The page of recipes/simulate.py."""
         return self.root / "report" / "simulation.html"

@@ -299,6 +299,7 @@ class ValidateConfig:
     questions: list[str] = field(default_factory=list)  # question files; empty: data.validation
     size: int = ranged(200, low=0)  # of each file, drawn in proportion to data sets and levels; 0: all
     samples: int = ranged(0, low=0)  # sampled answers per question besides the greedy one, for pass@k
+    table_rows: int = ranged(200, low=0)  # answers in the table that W&B and MLflow get of each; 0: no table
     stop_at: float = ranged(0.0, low=0, high=1)  # accuracy that ends the training; 0: none
     stop_falling: float = ranged(
         0.0, low=0, high=1, below=True
@@ -354,6 +355,7 @@ class ReportConfig:
     """What the page shows."""
 
     compare: list[str] = field(default_factory=list)  # run folders to put side by side; empty: this run alone
+    responses_mb: int = ranged(300, low=0)  # of texts on the page of all responses (docs/kept_rollouts.md); 0: no page
 
 
 @dataclass

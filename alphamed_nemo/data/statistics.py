@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from alphamed_nemo.config.file_writing import write_text
+from alphamed_nemo.data.hf_tokenizer import load_tokenizer
 from alphamed_nemo.data.question import Question
 
 CountTokens = Callable[[list[str]], list[int]]
@@ -54,9 +55,7 @@ def token_counter(tokenizer_path: str) -> tuple[CountTokens, str]:
     """A counter, and the unit it counts in: a model's tokens, or words where no tokenizer is given."""
     if not tokenizer_path:
         return count_words, WORDS_UNIT
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path)
 
     def count(texts: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -20,29 +20,9 @@ from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.grpo.collect import Collected, complete_group
 from alphamed_nemo.grpo.group import Group
+from alphamed_nemo.grpo.rollout_table import BATCH, SCHEMA, read_table
 from alphamed_nemo.rewards.score import Score
 from alphamed_nemo.rollout.types import Rollout
-
-SCHEMA = pyarrow.schema(
-    [
-        ("question_id", pyarrow.string()),
-        ("group", pyarrow.int32()),  # in the order of the batch
-        ("trained", pyarrow.bool_()),  # false: replaced by dynamic sampling, or more than the batch needed
-        ("prompt_ids", pyarrow.list_(pyarrow.int32())),  # as sent
-        ("response_ids", pyarrow.list_(pyarrow.int32())),
-        ("logprobs", pyarrow.list_(pyarrow.float32())),  # the rollout engine's, which are float32
-        ("text", pyarrow.string()),
-        ("truncated", pyarrow.bool_()),
-        ("weight_version", pyarrow.int32()),
-        ("answer", pyarrow.string()),  # that the response states; null: none
-        ("reason", pyarrow.string()),
-        ("reward", pyarrow.float64()),
-        ("parts", pyarrow.string()),  # JSON, of reward.functions
-        ("shaped_reward", pyarrow.float64()),  # with the penalty of overlong responses
-        ("advantage", pyarrow.float64()),
-    ]
-)
-BATCH = b"batch"  # key of the metadata
 
 
 def write_rollouts(path: Path, step: int, batch: Collected) -> None:
@@ -113,22 +93,6 @@ def read_rollouts(path: Path, questions: Mapping[str, Question], cfg: GrpoConfig
         by_level={level: tuple(counts) for level, counts in rest["by_level"]},
         **{name: rest[name] for name in ("asked", "asked_effective", "rounds", "seconds", "servers", "stream")},
     )
-
-
-def read_table(path: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
-    """The rows of one step's file, and what it says of its batch.
-
-    Raises:
-        ValueError: the file is missing, or none of these; names it.
-    """
-    try:
-        table = pyarrow.parquet.read_table(path)
-        rest = json.loads((table.schema.metadata or {})[BATCH])
-    except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path}: not the rollouts of a step ({type(error).__name__}: {error})") from error
-    if not table.schema.equals(SCHEMA):
-        raise ValueError(f"{path}: not the rollouts of a step: other columns than this version writes")
-    return table, rest
 
 
 def _rows(group: Group) -> list[dict[str, Any]]:

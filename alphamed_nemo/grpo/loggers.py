@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def mlflow_logger(cfg: Config, folder: Path) -> Logger:
 
 
 class ExperimentLoggers:
-    """Feeds loggers with (metrics, step)."""
+    """Feeds loggers with (metrics, step), and with tables those that show them."""
 
     def __init__(self, loggers: Sequence[Any], folder: Path) -> None:
         self.loggers, self.folder = loggers, folder
@@ -83,6 +83,19 @@ class ExperimentLoggers:
             for logger in self.loggers:
                 logger.log_metrics(metrics, step)
                 logger.save()
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Shows rows of the same keys in Weights & Biases, and as a table among MLflow's artifacts."""
+        from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+        columns = list(rows[0])
+        with writing(self.folder):
+            for logger in self.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_table(name, columns, [list(row.values()) for row in rows], step=step)
+                elif isinstance(logger, MLFlowLogger):
+                    data = {column: [row[column] for row in rows] for column in columns}
+                    logger.experiment.log_table(logger.run_id, data, f"{name}/step_{step}.json")
 
     def rewind(self, step: int) -> None:
         """Declares void what an earlier attempt wrote to TensorBoard after `step`, so that no step is shown twice."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from alphamed_nemo.config.file_writing import whole_file, write_text, writing
 from alphamed_nemo.config.run_folder import RunFolder, by_step, step_name
 from alphamed_nemo.grpo.collect import Collected
 from alphamed_nemo.grpo.kept_rollouts import write_rollouts
+
+VALIDATION_TABLE = "validation/answers"
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,9 @@ class Logger(Protocol):
     """Where metrics go besides the run folder."""
 
     def __call__(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Shows rows of the same keys as a table, where it can."""
 
     def rewind(self, step: int) -> None:
         """Forgets what it was given after `step`."""
@@ -35,7 +40,7 @@ class RunRecord:
         samples_kept: responses per step that go into the samples file, whole groups first to last.
         devices: ranks plus rollout devices, for throughput per device.
         peak: operations per second of all ranks' cards together; None where they are not known, and there is no MFU.
-        loggers: each gets (metrics, step), and hears of a rewind.
+        loggers: each gets (metrics, step), a table of each validation, and hears of a rewind.
     """
 
     def __init__(
@@ -77,13 +82,20 @@ class RunRecord:
             write_rollouts(self.folder.rollouts_of(step), step, collected)
         self._append(row)
 
-    def write_validation(self, step: int, metrics: dict[str, float]) -> None:
+    def write_validation(self, step: int, metrics: dict[str, float], answers: Sequence[Mapping[str, Any]] = ()) -> None:
         """A row of its own: the weights after `step` are validated once the step is recorded, and those before the
         first one under step 0.
+
+        Args:
+            step: after which.
+            metrics: of the validation.
+            answers: rows of a table, for the loggers.
 
         Raises: OSError: the disk refuses; names the file.
         """
         self._append({"step": step, **metrics})
+        for logger in self.loggers if answers else ():
+            logger.table(VALIDATION_TABLE, answers, step)
 
     def _append(self, row: dict) -> None:
         with writing(self.path), self.path.open("a") as file:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from alphamed_nemo.config import RewardConfig
 from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.config.run_folder import RunFolder, by_step
 from alphamed_nemo.data.question import Question
-from alphamed_nemo.grpo.kept_rollouts import read_table
-from alphamed_nemo.rewards.functions import RewardFunctions
+from alphamed_nemo.grpo.rollout_table import read_table
+from alphamed_nemo.rewards.functions import RewardFunctions, needs_question
 from alphamed_nemo.rewards.rule import score_all
 from alphamed_nemo.rewards.score import RewardItem, Score
 
+COLUMNS = ("question_id", "text", "answer", "reason", "reward")  # without ids and log-probs, most of a file
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
 
@@ -76,12 +78,15 @@ def rescore(
     if not paths:
         raise ValueError(f"{folder.rollouts}: found no step_<n>.parquet; the run has not kept its rollouts")
     functions = RewardFunctions(reward) if reward.functions else None
+    by_rule = partial(score_all, protocol=reward.protocol, max_chars=reward.max_response_chars)
+    prompt = _Prompts(decode) if needs_question(reward) else None
+    columns = (*COLUMNS, "prompt_ids") if prompt else COLUMNS
     found: dict[int, Rescored] = {}
     with whole_file(out) as part, part.open("w", encoding="utf-8") as file:
         for done, step in enumerate(paths, start=1):
-            rows = read_table(paths[step])[0].to_pylist()
-            items = [*_items(rows, questions, decode if functions else None, paths[step])]
-            scores = functions.score_all(items) if functions else score_all(items, reward.protocol)
+            rows = read_table(paths[step], columns)[0].to_pylist()
+            items = [*_items(rows, questions, prompt, paths[step])]
+            scores = functions.score_all(items) if functions else by_rule(items)
             found[step] = _compare(rows, scores)
             for row, score in zip(rows, scores, strict=True):
                 if (row["answer"], row["reward"]) != (score.answer, score.reward):
@@ -99,21 +104,34 @@ def in_all(found: Mapping[int, Rescored]) -> Rescored:
     return whole
 
 
+class _Prompts:
+    """Decodes prompts; the responses of a group, one after the other, have the same."""
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self.decode = decode
+        self.last: tuple[list[int], str] | None = None
+
+    def __call__(self, ids: list[int]) -> str:
+        if self.last is None or self.last[0] != ids:
+            self.last = ids, self.decode(ids)
+        return self.last[1]
+
+
 def _items(
     rows: Sequence[Mapping[str, Any]],
     questions: Mapping[str, Question],
-    decode: Callable[[list[int]], str] | None,
+    prompt: Callable[[list[int]], str] | None,
     path: Path,
 ) -> Iterator[RewardItem]:
     for row in rows:
         question = questions.get(row["question_id"])
         if question is None:
             raise ValueError(f"{path}: question {row['question_id']!r} is not in the run's grpo.questions")
-        if decode is None:
+        if prompt is None:
             yield RewardItem(row["text"], question.answer, question.options)
         else:
-            prompt = decode(row["prompt_ids"])
-            yield RewardItem(row["text"], question.answer, question.options, prompt=prompt, question=question)
+            asked = prompt(row["prompt_ids"])
+            yield RewardItem(row["text"], question.answer, question.options, prompt=asked, question=question)
 
 
 def _compare(rows: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> Rescored:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.config.run_folder import RunFolder, by_step, step_name
@@ -93,14 +94,18 @@ class Validator:
         cfg: `validate`, and what prompts and answers depend on.
         pool: the rollout servers.
         tokenizer: the model's.
-        write: keeps (step, metrics).
+        write: keeps (step, metrics, rows of a table of answers).
 
     Raises:
         ValueError: a question file cannot be read, or a prompt leaves no room for its answer.
     """
 
     def __init__(
-        self, cfg: Config, pool: RolloutPool, tokenizer, write: Callable[[int, dict[str, float]], None]
+        self,
+        cfg: Config,
+        pool: RolloutPool,
+        tokenizer,
+        write: Callable[[int, dict[str, float], list[dict[str, Any]]], None],
     ) -> None:
         self.cfg, self.pool, self.write = cfg, pool, write
         self.folder = RunFolder.of(cfg).validation
@@ -132,7 +137,8 @@ class Validator:
             metrics |= of_samples(sampled)
         result.write(self._file(step, "greedy"))
         self.results[step] = result
-        self.write(step, metrics | {"timing/validation": time.perf_counter() - started})
+        answers = answer_rows(result, self.questions[: self.cfg.validate.table_rows])
+        self.write(step, metrics | {"timing/validation": time.perf_counter() - started}, answers)
         return self._verdict(step)
 
     def _ask(self, step: int, samples: int, temperature: float, top_p: float) -> EvaluationResult:
@@ -243,6 +249,34 @@ def of_greedy(result: EvaluationResult, base: EvaluationResult | None) -> dict[s
         gain = paired_difference(_right(base), _right(result))
         metrics |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "p": result.compare(base).p}
     return {f"validation/{name}": value for name, value in metrics.items()}
+
+
+def answer_rows(result: EvaluationResult, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Greedy answers to the first of a validation's questions, as loggers show them: one row each, no cell nested.
+
+    Args:
+        result: of greedy answers.
+        questions: a beginning of those asked, in their order.
+    """
+    rows = []
+    for question, grade in zip(questions, result.grades, strict=False):
+        (response,), (answer,) = result.rows[question.id]["responses"], grade.answers
+        rows.append(
+            {
+                "question_id": question.id,
+                "dataset": question.dataset,
+                "level": question.level,
+                "question": question.stem,
+                "options": "\n".join(f"{letter}: {option}" for letter, option in question.shown),
+                "key": question.answer,
+                "answer": answer,
+                "right": grade.majority_correct,
+                "response": response["text"],
+                "tokens": response["length"],
+                "truncated": response["truncated"],
+            }
+        )
+    return rows
 
 
 def of_samples(result: EvaluationResult) -> dict[str, float]:

@@ -23,6 +23,7 @@ from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.errors import CheckpointError, one_line
 from alphamed_nemo.grpo.collect import Collector, SamplingError, question_order
 from alphamed_nemo.grpo.exchange import Exchange
+from alphamed_nemo.grpo.mismatch import MismatchError
 from alphamed_nemo.grpo.record import Logger, RunRecord
 from alphamed_nemo.grpo.recovery import RolloutPlane, Servers
 from alphamed_nemo.grpo.replay import Replay
@@ -44,6 +45,17 @@ from alphamed_nemo.rollout.update_manifest import Manifest
 from alphamed_nemo.run_lock import hold
 
 log = logging.getLogger(__name__)
+# Errors whose text says what is wrong; the project's own checks of settings and files raise ValueError.
+TOLD = (
+    CheckpointError,
+    MismatchError,
+    NotFiniteError,
+    RolloutError,
+    RewardError,
+    SamplingError,
+    OSError,
+    ValueError,
+)
 
 
 @record  # so that torchrun's summary, the last lines of the log, ends with the first error and not with its own
@@ -75,7 +87,7 @@ def telling() -> Iterator[None]:
     """Errors that explain themselves are one line of the log, before all tracebacks; the launcher shows that line."""
     try:
         yield
-    except (CheckpointError, NotFiniteError, RolloutError, RewardError, SamplingError, OSError) as error:
+    except TOLD as error:
         log.error("error: %s", one_line(error))
         raise
 

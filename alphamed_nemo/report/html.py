@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from alphamed_nemo.config import ReportConfig
 from alphamed_nemo.config.file_writing import whole_file
 from alphamed_nemo.config.run_folder import RunFolder
 from alphamed_nemo.report.figures import (
@@ -23,6 +24,7 @@ from alphamed_nemo.report.figures import (
     question_length,
     training_figures,
 )
+from alphamed_nemo.report.responses import remove_others, write_responses
 from alphamed_nemo.report.run_data import CORRECT, RunData, read_run
 from alphamed_nemo.report.scale import duration, number
 from alphamed_nemo.report.watch import notices
@@ -42,17 +44,27 @@ class Tile:
     note: str = ""
 
 
-def build_report(run_dir: Path) -> Path:
-    """Write report/index.html of a run and return its path. Reads only the run folder.
+def build_report(run_dir: Path, responses_mb: int = ReportConfig.responses_mb) -> Path:
+    """Write report/index.html of a run, and the page of its responses, and return the first's path. Reads only the run
+    folder, and `grpo.questions`.
+
+    Args:
+        run_dir: the run folder.
+        responses_mb: megabytes of texts on the page of responses; 0: no such page.
 
     Raises:
         ValueError: the folder holds nothing to report, or a file in it cannot be read.
     """
     folder = RunFolder(Path(run_dir))
     run = read_run(folder.root)
+    responses = write_responses(folder, run.config.get("grpo", {}).get("questions", ""), responses_mb)
+    if responses:
+        write_page(folder.responses, "responses.html", title=f"Responses of {run.name}", page=responses)
+    remove_others(folder, responses.build if responses else None)
     return write_page(
         folder.report,
         "run.html",
+        responses=responses,
         title=run.name,
         run=run,
         headline=headline(run),

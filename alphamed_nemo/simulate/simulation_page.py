@@ -123,12 +123,14 @@ def saves_figure(simulation: Simulation) -> Figure | None:
 
 
 def placement_rows(simulation: Simulation) -> list[tuple[str, ...]]:
-    """Name, change, step, goodput with its interval, time, what limits it."""
-    cases = list(simulation.placements)
-    rows = [_case_row(case.name, case.plan, case.found) for case in cases]
-    if simulation.more is not None:
-        rows.append(_case_row(simulation.more.name, simulation.more.plan, simulation.more.found))
-    return rows
+    """Name, change, step, goodput with its interval, time, what limits it; the last row is one more node."""
+    rows = [_case_row(case.name, case.plan, case.found) for case in simulation.placements]
+    if not rows:
+        return []
+    more = simulation.more
+    if more is None:
+        return [*rows, ("one more node", *["–"] * 5, "this division of model and batch cannot use it")]
+    return [*rows, _case_row(more.name, more.plan, more.found)]
 
 
 def _case_row(name: str, plan: Plan, found: Goodput) -> tuple[str, ...]:

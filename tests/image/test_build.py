@@ -9,11 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from alphamed_nemo.rollout.vllm_command import PLUGIN
 from tests.image.buildah import BuildError, Container
 from tests.image.conftest import REVISION, Image
 from tests.image.dockerfile import argument, last_instruction_on
 from tests.image.stand_in import BASE_CUDNN, CONSTRAINT, OTHER_TRANSFORMERS
 from tests.unit.test_slurm_scripts import container_environment
+
+# `vllm serve --help=all`; where there is no GPU, vLLM's CUDA build finds no platform, which its command line asks for
+# the defaults that it shows.
+HELP_WITHOUT_A_GPU = """
+import sys
+import vllm.platforms
+from vllm.platforms.cpu import CpuPlatform
+vllm.platforms._current_platform = CpuPlatform()
+from vllm.entrypoints.cli.main import main
+sys.argv = ["vllm", "serve", "--help=all"]
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +72,9 @@ def test_flashinfer_and_vllm_start_where_nothing_can_be_written_at_home(image: I
     container = image.container()
     caches = container_environment(Path("/tmp/cache"))[0]
     variables = {name: value for name, value in caches.items() if value.startswith("/tmp/cache")}
-    variables |= {"HOME": "/dev/null/home"}
+    variables |= {"HOME": "/dev/null/home", "VLLM_PLUGINS": PLUGIN}
     container.run("python", "-c", "import flashinfer", **variables)
-    assert "--tensor-parallel-size" in container.run("vllm", "serve", "--help=all", **variables)
+    assert "--tensor-parallel-size" in container.run("python", "-c", HELP_WITHOUT_A_GPU, **variables)
 
 
 def test_the_base_does_pin_other_versions_and_the_image_does_not_obey(container: Container) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -48,6 +49,7 @@ def save(hf: str, folder: str) -> None:
     checkpoint.save(policy, folder, {"step": 1})
 
 
+@pytest.mark.nightly
 def test_an_export_holds_a_layer_and_the_largest_tensor(tmp_path: Path) -> None:
     model, layer, largest = sizes()
     assert model > 600e6 and layer < 40e6 and largest < 30e6

@@ -81,6 +81,7 @@ def test_untrained_it_comes_back_to_the_last_bit(model: Path, tmp_path: Path) ->
     assert [name for name, tensor in published.items() if not torch.equal(tensor, released[name])] == []
 
 
+@pytest.mark.nightly
 def test_an_instruct_model_is_asked_in_its_chat_template(run: Path) -> None:
     assert load_config(run / "config.yaml").data.chat_template is True
     for step in (1, 2):
@@ -91,6 +92,7 @@ def test_an_instruct_model_is_asked_in_its_chat_template(run: Path) -> None:
             assert row["prompt"].endswith("<|im_end|>\n<|im_start|>assistant\n")
 
 
+@pytest.mark.nightly
 def test_both_steps_sampled_from_the_weights_that_they_trained(run: Path) -> None:
     steps = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     assert [(row["step"], row["weight_version"]) for row in steps] == [(1, 0), (2, 1)]
@@ -98,6 +100,7 @@ def test_both_steps_sampled_from_the_weights_that_they_trained(run: Path) -> Non
         assert row["grad_norm"] > 0 and row["token_mult_prob_error"] < 1.001
 
 
+@pytest.mark.nightly
 def test_what_is_released_is_trained_and_vllm_answers_as_transformers_does(run: Path, model: Path) -> None:
     published, released = (load_file(folder / "model.safetensors") for folder in (model, run / "hf"))
     same = [name for name in published if torch.equal(published[name], released[name])]

@@ -74,6 +74,7 @@ def test_the_whole_chain_with_a_preemption_ends_in_an_evaluated_model_and_its_re
     assert "is complete" in again.output and not (run / "logs" / f"{again.id}-0").exists()
 
 
+@pytest.mark.nightly
 def test_in_the_container_a_server_is_replaced_a_lost_rank_ends_the_attempt_and_scancel_everything(
     lab: Lab, questions: Path, container_plugin: Path | None
 ) -> None:

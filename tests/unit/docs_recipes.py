@@ -152,7 +152,7 @@ def evaluate_(cfg: Config) -> str:
         evaluate(cfg, NothingStarts())
     cfg.model.path = cfg.evaluate.model
     model = check_model_folder(cfg.model.path, "evaluate.model")
-    check_lengths(cfg, read_questions(cfg.evaluate.questions), cfg.evaluate.max_new_tokens, model)
+    check_lengths(cfg, read_questions(cfg.evaluate.questions), model, "evaluate")
     return "checked, to its first process"
 
 

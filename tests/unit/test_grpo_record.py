@@ -160,10 +160,13 @@ class Seen:
     """A logger that keeps what it gets."""
 
     def __init__(self) -> None:
-        self.rows, self.rewound = [], []
+        self.rows, self.tables, self.rewound = [], [], []
 
     def __call__(self, metrics, step):
         self.rows.append((step, metrics))
+
+    def table(self, name, rows, step):
+        self.tables.append((name, rows, step))
 
     def rewind(self, step):
         self.rewound.append(step)
@@ -174,8 +177,10 @@ def test_loggers_get_metrics_and_step(tmp_path):
     run = record(tmp_path, loggers=[seen])
     run.rewind(6)
     run.write(7, {"loss": 0.25, "processed_tokens": 20.0}, TIMING, collected())
-    run.write_validation(7, {"validation/accuracy": 0.5})
-    assert [(step, metrics.get("loss")) for step, metrics in seen.rows] == [(7, 0.25), (7, None)]
+    run.write_validation(7, {"validation/accuracy": 0.5}, [{"answer": "A"}])
+    run.write_validation(8, {"validation/accuracy": 0.5})
+    assert seen.tables == [("validation/answers", [{"answer": "A"}], 7)]
+    assert [(step, metrics.get("loss")) for step, metrics in seen.rows] == [(7, 0.25), (7, None), (8, None)]
     assert seen.rows[1][1] == {"validation/accuracy": 0.5} and seen.rewound == [6]
     assert rows(run.path)[1] == {"step": 7, "validation/accuracy": 0.5}
 

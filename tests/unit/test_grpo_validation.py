@@ -60,7 +60,7 @@ def cfg(tmp_path: Path) -> Config:
 def validator(cfg: Config, right: int = 6) -> tuple[Validator, list]:
     rows: list = []
 
-    def write(step: int, metrics: dict[str, float]) -> None:
+    def write(step: int, metrics: dict[str, float], _answers: list[dict]) -> None:
         rows.append((step, metrics))
         with RunFolder.of(cfg).metrics.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
@@ -220,3 +220,18 @@ def test_runs_whose_accuracy_never_falls_are_seldom_ended():
                 break
             seen[step] = now
     assert 0 < ended <= 80 + 3 * (400 * 0.2 * 0.8) ** 0.5
+
+
+@pytest.mark.parametrize(("rows", "ids"), [(0, []), (2, ["q0", "q1"]), (200, [f"q{n}" for n in range(10)])])
+def test_loggers_get_the_first_answers_as_flat_rows(cfg, rows, ids):
+    cfg.validate.table_rows, cfg.validate.samples = rows, 2
+    tables: list = []
+    Validator(cfg, Pool(1), Tokenizer(), lambda step, metrics, answers: tables.append((step, answers))).validate(10)
+    ((step, answers),) = tables
+    assert step == 10 and [row["question_id"] for row in answers] == ids
+    if rows == 2:
+        assert [(row["answer"], row["right"], row["response"]) for row in answers] == [
+            ("A", True, r"so \boxed{A}"),
+            ("B", False, r"so \boxed{B}"),
+        ]
+        assert answers[0] | {"tokens": 3, "options": "A: yes\nB: no", "key": "A", "level": None} == answers[0]

@@ -18,7 +18,7 @@ PACKAGE = "alphamed_nemo"
 
 # From the lowest: a room imports from rooms of the lines before its own only. Recipes import from all.
 ORDER = (
-    ("access", "config", "devices", "errors", "open_files", "patience", "processor", "user_code"),
+    ("access", "config", "devices", "errors", "open_files", "patience", "processor", "quick_imports", "user_code"),
     ("families", "fetch", "run_lock"),
     ("weight_files", "data"),
     ("answers",),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alphamed_nemo import devices
-from alphamed_nemo.cli.preflight import check_lengths, check_model_folder, check_training
+from alphamed_nemo.cli.preflight import Asking, check_lengths, check_model_folder, check_positions, check_training
 from alphamed_nemo.clinic.tokenizer import build_tokenizer
 from alphamed_nemo.config import Config, SourceConfig
 from alphamed_nemo.config.files import known_settings, settings_of, to_config
@@ -23,6 +23,7 @@ from alphamed_nemo.data.prompts import encode_prompt
 from alphamed_nemo.data.question import Question
 from alphamed_nemo.families import dimensions
 from tests.hollow_model import SMALL_LLAMA, write_hollow, write_hollow_model
+from tests.unit.docs_recipes import NothingStarts
 
 MODEL = SMALL_LLAMA | {"max_position_embeddings": 256}
 QUESTION = Question("q1", "clinic", "Which drug treats it?", ("one", "two", "three"), "A", level=1)
@@ -372,8 +373,34 @@ def test_files_that_do_not_fit_are_refused(cfg: Config, change: Callable[[Config
 def test_the_longest_prompt_fits_to_the_token(cfg: Config) -> None:
     questions = [replace(QUESTION, id=f"q{n}", stem="fever " * n) for n in range(1, 40)]
     longest = max(len(encode_prompt(question, TOKENIZER, cfg.data)) for question in questions)
+    cfg.rollout.max_new_tokens = 48
     cfg.model.max_length = longest + 48
-    check_lengths(cfg, questions, 48, MODEL)
+    check_lengths(cfg, questions, MODEL)
     cfg.model.max_length -= 1
     with pytest.raises(ValueError, match=rf"prompt of question q39 \({longest}\)"):
-        check_lengths(cfg, questions, 48, MODEL)
+        check_lengths(cfg, questions, MODEL)
+
+
+@pytest.mark.parametrize("asking", ["rollout", "label", "evaluate"])
+def test_a_context_that_the_model_lacks_or_a_response_fills_is_refused_for_whoever_asks(
+    cfg: Config, asking: Asking
+) -> None:
+    getattr(cfg, asking).max_new_tokens = cfg.model.max_length = 256
+    with pytest.raises(ValueError, match=rf"{asking}\.max_new_tokens: found 256, which leaves no room"):
+        check_positions(cfg, MODEL, asking)
+    cfg.model.max_length = 257
+    with pytest.raises(ValueError, match=r"model\.max_length: found 257, more than the model's 256 positions"):
+        check_positions(cfg, MODEL, asking)
+    for key in ("rope_scaling", "rope_parameters"):
+        check_positions(cfg, MODEL | {key: {"rope_type": "yarn", "factor": 2.0}}, asking)
+    for kind in ("default", "llama3"):  # the latter's positions are those that it was stretched to
+        with pytest.raises(ValueError, match="more than the model's"):
+            check_positions(cfg, MODEL | {"rope_parameters": {"rope_type": kind, "factor": 8.0}}, asking)
+
+
+def test_an_evaluation_beyond_the_models_context_ends_before_any_server(cfg: Config) -> None:
+    from evaluate import start
+
+    cfg.evaluate.model, cfg.model.max_length = cfg.model.path, 257
+    with pytest.raises(ValueError, match=r"model\.max_length: found 257, more than the model's 256 positions"):
+        start(cfg, NothingStarts())

@@ -19,7 +19,7 @@ from alphamed_nemo.simulate import answers
 from alphamed_nemo.simulate.batches import draw_steps, kept_lengths, planned_step, sampling_seconds
 from alphamed_nemo.simulate.scenario import HOUR, make_scenario
 from alphamed_nemo.simulate.simulated_run import simulate_run
-from alphamed_nemo.simulate.simulation_page import Simulation, write_simulation
+from alphamed_nemo.simulate.simulation_page import Simulation, placement_rows, write_simulation
 from tests.unit.test_plan_step import experiment
 
 FEW = ("simulate.runs=3", "simulate.batches=4", "grpo.steps=60", "plan.gpu=h100")
@@ -118,3 +118,11 @@ def test_the_page_has_every_answer_and_loads_nothing(plan: Plan, tmp_path: Path)
     assert page.count("<svg") == 3 and "http" not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
     for words in ("grpo.save_every", "one more node", "all GPUs take turns", "gpu_mtbf_h", "1 of 2 nodes sample"):
         assert words in page
+
+
+def test_a_node_that_cannot_be_used_has_its_row_and_the_reason(plan: Plan) -> None:
+    found = answers.simulated(plan, None)
+    alone = Simulation(plan, "exponential", found, placements=[answers.Case("now", {}, plan, found)], more=None)
+    name, *numbers, reason = placement_rows(alone)[-1]
+    assert (name, set(numbers), reason) == ("one more node", {"–"}, "this division of model and batch cannot use it")
+    assert placement_rows(Simulation(plan, "exponential", found)) == []
