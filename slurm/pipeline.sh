@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits the whole recipe as a chain of jobs, each starting when the one before has succeeded:
 #
-#   slurm/pipeline.sh 8b [--from=STAGE] [--no-base] [--dry-run] [SBATCH OPTIONS] [SETTING=VALUE ...]
+#   slurm/pipeline.sh 8b [--from=STAGE] [--dry-run] [SBATCH OPTIONS] [SETTING=VALUE ...]
 #
 #   label → grpo → convert → evaluate → report, and evaluate_base beside them: the untrained model, for the comparison.
 #   Whichever evaluation ends last, the model card that convert has written shows both. --no-base leaves that one out.

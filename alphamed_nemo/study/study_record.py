@@ -51,17 +51,11 @@ def _evaluation(result: EvaluationResult) -> dict[str, Any]:
 
 def _variant(outcome: StudyOutcome, variant: VariantOutcome) -> dict[str, Any]:
     root = RunFolder.of(outcome.cfg).root
-    finished = {
-        "mean": variant.mean,
-        "interval": variant.interval,
-        "interval_over": "seeds" if len(variant.runs) > 1 else "questions",
-        "passes": outcome.passes(variant),
-    }
     return {
         "name": variant.variant.name,
         "questions": variant.variant.questions,
         "settings": {f"label.{name}": value for name, value in variant.variant.label.items()},
-        **(finished if variant.runs else {}),
+        **(_means(outcome, variant) if variant.runs else {}),
         "runs": [
             {
                 "seed": run.seed,
@@ -74,6 +68,15 @@ def _variant(outcome: StudyOutcome, variant: VariantOutcome) -> dict[str, Any]:
             }
             for run in variant.runs
         ],
+    }
+
+
+def _means(outcome: StudyOutcome, variant: VariantOutcome) -> dict[str, Any]:
+    return {
+        "mean": variant.mean,
+        "interval": variant.interval,
+        "interval_over": "seeds" if len(variant.runs) > 1 else "questions",
+        "passes": outcome.passes(variant),
     }
 
 

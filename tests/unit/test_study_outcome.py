@@ -102,6 +102,12 @@ def test_what_cannot_be_shown_is_said_where_it_is_so_and_not_elsewhere(tmp_path:
     assert any("No two variants have been tested" in line for line in shows(equal))
 
 
+def test_study_json_is_written_while_variants_have_no_run(tmp_path: Path) -> None:
+    found = json.loads(write_record(outcome_of(tmp_path, [[0.5], [], []], SIZES)).read_text())
+    assert [len(variant["runs"]) for variant in found["variants"]] == [1, 0, 0]
+    assert found["variants"][0]["mean"] == 0.5 and "mean" not in found["variants"][1]
+
+
 def test_study_json_holds_what_the_page_shows(tmp_path: Path) -> None:
     outcome = outcome_of(tmp_path, RISING, SIZES)
     found = json.loads(write_record(outcome).read_text())
