@@ -41,12 +41,17 @@ from alphamed_nemo.launch.servers import start_servers, stop_rollout_servers
 
 
 def quickstart(cfg: Config) -> None:
-    if Path(cfg.model.path).name == smollm2.NAME and not Path(cfg.model.path).exists():
-        smollm2.fetch_smollm2(Path(cfg.model.path))
-        fill_derived(cfg)  # the chat template follows the model
+    fetch_base(cfg)
     check_here(cfg, check_run(cfg))
     with own_quickstart(cfg) as folder:  # a run of its own each time, not the rest of the last one
         run_stages(cfg, folder)
+
+
+def fetch_base(cfg: Config) -> None:
+    """Fetches SmolLM2 where it is the base model and not there yet."""
+    if Path(cfg.model.path).name == smollm2.NAME and not Path(cfg.model.path).exists():
+        smollm2.fetch_smollm2(Path(cfg.model.path))
+        fill_derived(cfg)  # the chat template follows the model
 
 
 def run_stages(cfg: Config, folder: RunFolder) -> None:

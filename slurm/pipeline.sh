@@ -4,7 +4,7 @@
 #   slurm/pipeline.sh 8b [--from=STAGE] [--dry-run] [SBATCH OPTIONS] [SETTING=VALUE ...]
 #
 #   label → grpo → convert → evaluate → report, and evaluate_base beside them: the untrained model, for the comparison.
-#   Whichever evaluation ends last, the model card that convert has written shows both.
+#   Whichever evaluation ends last, the model card that convert has written shows both. --no-base leaves that one out.
 #   Sizes are those of slurm/sizes, and tiny. --nodes=N is for the training: the other stages work on one node.
 #   Questions come first, where there is a network: `./run prepare_data experiment=grpo_8b`
 set -Eeuo pipefail
@@ -13,7 +13,7 @@ source slurm/common.sh
 
 STAGES=(label grpo convert evaluate report)
 
-NAME='' DRY='' GRPO='' SIZE=() OPTIONS=() TRAINING=() SETTINGS=()
+NAME='' DRY='' BASE=1 GRPO='' SIZE=() OPTIONS=() TRAINING=() SETTINGS=()
 
 main() {
     local size=${1:-} word first=label
@@ -30,6 +30,7 @@ main() {
         case $word in
             --from=*) first=${word#*=} ;;
             --dry-run) DRY=1 ;;
+            --no-base) BASE='' ;;
             --nodes=*) TRAINING+=("$word") ;;
             -*) OPTIONS+=("$word") ;;
             *) SETTINGS+=("$word") ;;
@@ -44,7 +45,7 @@ main() {
 
 chain() { # FIRST_STAGE
     local stage script after='' base='' started=''
-    if [[ $1 == label || $1 == grpo ]]; then
+    if [[ -n $BASE && ($1 == label || $1 == grpo) ]]; then
         # shellcheck disable=SC2016
         base=$(job evaluate_base slurm/evaluate.sh '' 'evaluate.model=${model.path}' evaluate.label=base)
     fi

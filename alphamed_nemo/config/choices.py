@@ -16,6 +16,7 @@ Fusion = Literal["rope", "bias_activation", "bias_dropout", "masked_softmax", "g
 Schedule = Literal["constant", "cosine", "linear"]
 Source = Literal["clinic", "medical_bank", "sources"]
 Prompt = Literal["alphamed", "alphamed_bracketed", "alphamed_headed", "direct", "tiny", "one_of", "one_of_shown"]
+Study = Literal["quantity", "diversity", "difficulty"]
 Subset = Literal["balanced", "by_dataset", "mixture", "all"]
 Fill = Literal["error", "neighbours"]
 Placement = Literal["colocated", "separate"]

@@ -42,6 +42,7 @@ from alphamed_nemo.config.plan import PlanConfig
 from alphamed_nemo.config.ranges import positive, ranged
 from alphamed_nemo.config.simulate import SimulateConfig
 from alphamed_nemo.config.sources import SourcesConfig
+from alphamed_nemo.config.study import StudyConfig
 
 
 @dataclass
@@ -141,7 +142,8 @@ class LabelConfig:
     per_dataset: int = ranged(0, low=0)  # questions of each data set to label, drawn by data.seed; 0: all
     subset: Subset = "balanced"  # by_dataset: balanced in each data set; mixture: as label.mixture says
     per_level: int = ranged(0, low=0)  # questions per level in the subset; 0: the size of the smallest level
-    up_to: int = ranged(0, low=0)  # hardest level of the subset, L1..Ln; 0: every level
+    first: int = ranged(1, low=1)  # easiest level of the subset
+    up_to: int = ranged(0, low=0)  # hardest level of the subset; 0: every level
     mixture: dict[str, int] = ranged(dict, low=1)  # for subset=mixture: questions of each data set
     fill: Fill = "error"  # what to do if a level has fewer than per_level
     questions: str = ""  # file to label; empty: data.train
@@ -404,4 +406,5 @@ class Config:
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     exp_manager: dict[str, Any] = field(default_factory=dict)  # passed to NeMo's exp_manager as it is

@@ -41,7 +41,7 @@ def draw_subset(questions: Sequence[Question], cfg: LabelConfig, seed: int) -> l
     drawn: list[Question] = []
     for name, group in groups.items():
         try:
-            drawn += balanced_subset(group, cfg.per_level, seed, cfg.fill, levels, cfg.up_to)
+            drawn += balanced_subset(group, cfg.per_level, seed, cfg.fill, levels, cfg.up_to, cfg.first)
         except ValueError as error:
             raise ValueError(f"{name}: {error}" if name else str(error)) from error
     if len(groups) > 1:
@@ -69,9 +69,15 @@ def choose(questions: Sequence[Question], datasets: Sequence[str], per_dataset: 
 
 
 def balanced_subset(
-    questions: Sequence[Question], per_level: int, seed: int, fill: str = "error", levels: int = 6, up_to: int = 0
+    questions: Sequence[Question],
+    per_level: int,
+    seed: int,
+    fill: str = "error",
+    levels: int = 6,
+    up_to: int = 0,
+    first: int = 1,
 ) -> list[Question]:
-    """`per_level` questions of every level, or of L1..L`up_to`: the difficulty study's sets.
+    """`per_level` questions of every level, or of L`first`..L`up_to`: the difficulty study's sets.
 
     With the same seed and fill="error" the set up to L1 is part of the one up to L2, and so on.
 
@@ -87,14 +93,17 @@ def balanced_subset(
         fill: "error" or "neighbours".
         levels: number of levels, k + 1.
         up_to: the hardest level to draw from; 0: all.
+        first: the easiest.
 
     Raises:
-        ValueError: `fill` or `up_to` is unknown, a question has no level or one above `levels`, a level is short
-            (fill=error), or there are too few in all (fill=neighbours). The message gives the histogram.
+        ValueError: `fill`, `up_to` or `first` is unknown, a question has no level or one above `levels`, a level is
+            short (fill=error), or there are too few in all (fill=neighbours). The message gives the histogram.
     """
     if not 0 <= up_to <= levels:
         raise ValueError(f"label.up_to={up_to} is no level; expected 1 to {levels}, or 0 for all")
-    wanted = dict.fromkeys(range(1, (up_to or levels) + 1), per_level)
+    if not 1 <= first <= (up_to or levels):
+        raise ValueError(f"label.first={first} is above the hardest level, L{up_to or levels}; lower it")
+    wanted = dict.fromkeys(range(first, (up_to or levels) + 1), per_level)
     if per_level == 0:
         counts = histogram(questions, levels)
         smallest = min((counts[level] for level in wanted if counts[level]), default=0)

@@ -70,7 +70,7 @@ def subset_questions(cfg: Config) -> int | None:
         return None
     if label.subset == "all":
         return sum(labelled)
-    wanted = label.per_level * (label.up_to or label.samples + 1)
+    wanted = label.per_level * ((label.up_to or label.samples + 1) - label.first + 1)
     if wanted == 0:
         return None
     if label.subset == "by_dataset":

@@ -44,7 +44,8 @@ def line_chart(
 
     `marks` are horizontal dashed lines with a text; `label` is read to those who cannot see the chart. With `points`
     each value is a dot, and a faint line between two says that nothing was measured there; `bounds` are the lower and
-    upper ends of whiskers through the first series' dots. `names` are shown below the axis in place of round numbers.
+    upper ends of whiskers through the dots of the first series, which lies above the others. `names` are shown below
+    the axis in place of round numbers.
     """
     series = [line for line in series if line.x]
     values = [value for line in series for value in line.y] + [value for value, _ in marks]
@@ -58,7 +59,7 @@ def line_chart(
         for step, (bottom, top) in zip(series[0].x, bounds, strict=True):
             parts.append(_line("whisker", x(step), y(bottom), x(step), y(top)))
             parts += [_line("whisker", x(step) - 4, y(end), x(step) + 4, y(end)) for end in (bottom, top)]
-    for line in series:
+    for line in reversed(series):
         smoothed = len(line.x) >= SMOOTH_FROM and not log and not points
         if smoothed or points:
             parts.append(_path(line.x, line.y, x, y, f"line raw s{line.colour}"))

@@ -216,6 +216,16 @@ def convert_to_hf_(cfg: Config) -> str:
     return "checked"
 
 
+def study_(cfg: Config) -> str:
+    """As far as the questions, which only a prepared folder has."""
+    from alphamed_nemo.study.variants import variants_of
+
+    if cfg.data.source == "clinic":
+        check_run(cfg)
+    assert len(variants_of(cfg)) >= 2
+    return "checked"
+
+
 def quickstart_(cfg: Config) -> str:
     check_run(cfg)
     return "checked"
@@ -276,4 +286,5 @@ RECIPES: dict[str, Callable[[Config], str]] = {
     "chat": chat_,
     "rescore": rescore_,
     "quickstart": quickstart_,
+    "study": study_,
 }

@@ -121,6 +121,15 @@ def test_cumulative_subsets_are_nested():
         balanced_subset(questions, 4, seed=1, up_to=7)
 
 
+def test_a_band_of_levels_is_drawn_and_filled_from_itself_alone():
+    drawn = balanced_subset(labelled([9, 9, 2, 9, 9, 9]), 4, seed=1, fill="neighbours", first=2, up_to=4)
+    assert histogram(drawn, 6) == {1: 0, 2: 4, 3: 2, 4: 6, 5: 0, 6: 0}
+    with pytest.raises(ValueError, match="label.first=4 is above the hardest level, L3"):
+        balanced_subset(labelled([9] * 6), 4, seed=1, first=4, up_to=3)
+    chosen = draw_subset(labelled([9] * 6), LabelConfig(per_level=4, first=5), seed=1)
+    assert {question.level for question in chosen} == {5, 6}
+
+
 def test_as_many_as_the_smallest_level_holds_up_to_a_level():
     drawn = balanced_subset(labelled([9, 5, 7, 1, 0, 3]), 0, seed=1, up_to=3)
     assert Counter(question.level for question in drawn) == {1: 5, 2: 5, 3: 5}

@@ -28,7 +28,7 @@ ORDER = (
     ("grpo",),
     ("plan",),
     ("export", "report"),
-    ("simulate",),
+    ("simulate", "study"),
     ("cli",),
     ("launch",),
 )
