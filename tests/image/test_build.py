@@ -16,13 +16,18 @@ from tests.image.dockerfile import argument, last_instruction_on
 from tests.image.stand_in import BASE_CUDNN, CONSTRAINT, OTHER_TRANSFORMERS
 from tests.unit.test_slurm_scripts import container_environment
 
-# `vllm serve --help=all`; where there is no GPU, vLLM's CUDA build finds no platform, which its command line asks for
-# the defaults that it shows.
+# `vllm serve --help=all`. Its command line shows defaults, for which it asks the platform, and where there is no GPU
+# vLLM's CUDA build finds none; nor could its kernels be loaded, without the driver's library.
 HELP_WITHOUT_A_GPU = """
 import sys
 import vllm.platforms
-from vllm.platforms.cpu import CpuPlatform
-vllm.platforms._current_platform = CpuPlatform()
+from vllm.platforms.interface import UnspecifiedPlatform
+
+class AsIfCuda(UnspecifiedPlatform):
+    device_type = "cuda"
+    import_kernels = classmethod(lambda cls: None)
+
+vllm.platforms._current_platform = AsIfCuda()
 from vllm.entrypoints.cli.main import main
 sys.argv = ["vllm", "serve", "--help=all"]
 main()
