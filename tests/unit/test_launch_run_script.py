@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKERS = "-n 2 --dist loadfile --no-loadscope-reorder"
 
 # `-m venv DIR` makes DIR/bin/python a copy of itself; every pip call and recipe is written to calls.txt, and the pins
 # that the nth call reads to calls.txt.<n>.
@@ -197,15 +198,15 @@ def test_the_status_of_a_recipe_and_of_the_tests_is_passed_on(clone: Clone) -> N
 @pytest.mark.parametrize(
     ("arguments", "pytest_arguments"),
     [
-        ([], "not nightly -n 2 --dist loadfile tests/unit tests/integration tests/real tests/gpu"),
-        (["unit"], "not nightly -n 2 --dist loadfile tests/unit"),
-        (["integration", "-x"], "not nightly -n 2 --dist loadfile tests/integration -x"),
-        (["integration", "real", "-x"], "not nightly -n 2 --dist loadfile tests/integration tests/real -x"),
+        ([], f"not nightly {WORKERS} tests/unit tests/integration tests/real tests/gpu"),
+        (["unit"], f"not nightly {WORKERS} tests/unit"),
+        (["integration", "-x"], f"not nightly {WORKERS} tests/integration -x"),
+        (["integration", "real", "-x"], f"not nightly {WORKERS} tests/integration tests/real -x"),
         (["slurm"], "not nightly tests/slurm"),
         (["image", "-s"], "not nightly tests/image -s"),
         (["audit"], "not nightly tests/audit"),
         (["nightly"], "nightly tests/unit tests/integration tests/real tests/slurm"),
-        (["unit", "-k", "launch"], "not nightly -n 2 --dist loadfile tests/unit -k launch"),
+        (["unit", "-k", "launch"], f"not nightly {WORKERS} tests/unit -k launch"),
     ],
 )
 def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arguments: str) -> None:

@@ -15,8 +15,7 @@ RANK = "import alphamed_nemo.quick_imports, alphamed_nemo.grpo.worker"
 
 @pytest.mark.parametrize("program", [TOKENIZER, RANK], ids=["tokenizer", "rank"])
 def test_scikit_learn_is_left_out_and_can_be_imported_afterwards(program: str) -> None:
-    program += "; import sys; print('sklearn' in sys.modules); import sklearn.metrics; print(sklearn.metrics.roc_curve)"
+    program += "; import sys; print('sklearn' in sys.modules); import sklearn; print(sklearn.__name__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    before, after = done.stdout.splitlines()[-2:]
-    assert before == "False" and after.startswith("<function roc_curve")
+    assert done.stdout.splitlines()[-2:] == ["False", "sklearn"]
