@@ -73,8 +73,7 @@ class VariantOutcome:
         """Of the mean over seeds; with one seed, of that run's accuracy over questions."""
         if len(self.runs) == 1:
             return self.runs[0].result.summary.interval
-        low, high = mean_interval(self.accuracies)
-        return max(0.0, low), min(1.0, high)
+        return share_interval(self.accuracies)
 
     @property
     def by_dataset(self) -> dict[str, list[float]]:
@@ -209,6 +208,12 @@ def mean_interval(values: Sequence[float]) -> Interval:
     n = len(values)
     reach = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * stdev(values) / sqrt(n)
     return fmean(values) - reach, fmean(values) + reach
+
+
+def share_interval(values: Sequence[float]) -> Interval:
+    """`mean_interval` of shares, which are 0..1."""
+    low, high = mean_interval(values)
+    return max(0.0, low), min(1.0, high)
 
 
 def mean_p(values: Sequence[float]) -> float | None:

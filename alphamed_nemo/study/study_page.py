@@ -12,7 +12,7 @@ from alphamed_nemo.report.html import Tile, share, write_page
 from alphamed_nemo.report.scale import number, padded_range, percent
 from alphamed_nemo.report.svg import Series, intervals, line_chart
 from alphamed_nemo.study.findings import between, limits, points, shows
-from alphamed_nemo.study.outcome import StudyOutcome, VariantOutcome, mean_interval
+from alphamed_nemo.study.outcome import StudyOutcome, VariantOutcome, share_interval
 
 TITLES = {
     "quantity": "Quantity: accuracy by number of questions",
@@ -183,8 +183,7 @@ def dataset_rows(outcome: StudyOutcome) -> list[tuple[str, ...]]:
 def _cell(values: list[float]) -> str:
     if len(values) == 1:
         return share(values[0])
-    low, high = mean_interval(values)
-    return f"{share(fmean(values))} ({_between((max(0.0, low), min(1.0, high)))})"
+    return f"{share(fmean(values))} ({_between(share_interval(values))})"
 
 
 def level_rows(outcome: StudyOutcome) -> list[tuple[str, ...]]:
