@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,28 @@ def whole_file(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename == str(part):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextmanager
+def whole_folder(path: Path, kept: type[Exception] | None = None) -> Iterator[Path]:
+    """A folder beside `path` to write to; at the end of the block it takes the name, in the place of what was there.
+
+    Args:
+        path: the folder.
+        kept: after an error of this kind the unfinished folder stays, to be looked at; after any other it goes.
+    """
+    part = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException as error:
+        if kept is None or not isinstance(error, kept):
+            shutil.rmtree(part)
+        raise
+    if path.exists():
+        shutil.rmtree(path)
+    part.rename(path)
 
 
 def remove_parts(folder: Path, name: str = "*") -> None:

@@ -7,7 +7,6 @@ each has its own rows of B. So it is the same model, to the last bit of every fa
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from transformers import AutoConfig
 
 from alphamed_nemo.config import LoraConfig, ParallelConfig
 from alphamed_nemo.config.choices import LoraTarget
-from alphamed_nemo.config.file_writing import write_text, writing
+from alphamed_nemo.config.file_writing import whole_folder, write_text, writing
 from alphamed_nemo.export import leaks
 from alphamed_nemo.export.release import DTYPES, Origin, copy_legal_files
 from alphamed_nemo.policy import runtime
@@ -49,10 +48,7 @@ def export_adapter(source: Path, origin: Origin, out: Path, dtype: str) -> Path:
         raise ValueError(f"export.out: {out} is there and is no adapter ({CONFIG} is missing); choose another")
     runtime.initialize(ParallelConfig())
     stored = AdaptedWeights(AutoConfig.from_pretrained(origin.base.folder), source, origin.base.folder)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(out) as partial:
         copy_legal_files(origin.base, partial)
         name = origin.base.hub or origin.base.name
         write_text(partial / CONFIG, json.dumps(peft_config(stored.lora, name), indent=2) + "\n")
@@ -61,12 +57,6 @@ def export_adapter(source: Path, origin: Origin, out: Path, dtype: str) -> Path:
         tensors = {key: tensor.to(DTYPES[dtype]) for key, tensor in peft_tensors(stored).items()}
         with writing(partial / WEIGHTS):
             save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
     return out
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from alphamed_nemo import provenance
-from alphamed_nemo.config.file_writing import write_text, writing
+from alphamed_nemo.config.file_writing import whole_folder, write_text, writing
 from alphamed_nemo.data.prompts import encode_prompt, format_prompt, uses_chat_template
 from alphamed_nemo.errors import ConversionError
 from alphamed_nemo.evaluation.journal import model_identity
@@ -94,12 +94,9 @@ def export_hf(
         for _ in weights:
             pass
         return None
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     shapes = hf_shapes(hf_config)
     found: dict[str, Any] = {}
-    try:
+    with whole_folder(out, kept=ConversionError) as partial:
         _copy_from_base(origin.base, partial)
         write_text(partial / "config.json", _config_json(origin.base.folder, dtype))
         _describe(origin, partial, dtype, shapes, found)
@@ -109,14 +106,6 @@ def export_hf(
             found["largest_logit_difference"] = check(partial)
         _describe(origin, partial, dtype, shapes, found)
         leaks.check_texts(partial)
-    except ConversionError:  # what the check refuses stays, to be looked at
-        raise
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
     return out
 
 
