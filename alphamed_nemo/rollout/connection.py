@@ -72,7 +72,7 @@ class Connection:
         self.instance: str | None = None
         self.trouble = Trouble(f"rollout server {self.url}")
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._knowing = threading.Lock()  # which start answers
+        self._knowing = threading.Lock()  # of `lost` and `instance`
         self._pool = self._connections(MOST_IDLE)
 
     def _connections(self, idle: int) -> HTTPConnectionPool:
@@ -200,12 +200,13 @@ class Connection:
         Args:
             of: the start of it that failed: one that is back since is not lost for that. None: whichever it is.
         """
-        if of is not None and of != self.instance:
-            return
-        if not self.lost:
+        with self._knowing:  # of the requests that fail at once, the first says so
+            if of is not None and of != self.instance:
+                return
+            known, self.lost = self.lost, reason
+        if not known:
             log.warning("rollout server %s is lost: %s", self.url, reason)
             self.trouble.known()
-        self.lost = reason
 
     def rejoin(self, anew: bool = False) -> None:
         """It serves again.
@@ -213,11 +214,12 @@ class Connection:
         Args:
             anew: it may be another start, known by its next answer.
         """
-        if self.lost:
+        with self._knowing:
+            lost, self.lost = self.lost, ""
+            if anew:
+                self.instance = None
+        if lost:
             log.info("rollout server %s is back", self.url)
-        if anew:
-            self.instance = None
-        self.lost = ""
 
     def close(self) -> None:
         self._pool.close()

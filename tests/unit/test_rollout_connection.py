@@ -124,6 +124,24 @@ def test_a_server_that_is_gone_is_one_line_however_many_requests_try_again(quick
     connection.close()
 
 
+def test_a_loss_is_one_line_also_where_another_request_fails_while_it_is_said(caplog, monkeypatch) -> None:
+    connection = Connection("http://127.0.0.1:9", "", 30.0, 0)
+    said = caplog.handler.emit
+
+    def meanwhile(record: logging.LogRecord) -> None:
+        said(record)
+        if len(caplog.records) == 1:
+            connection.lose("the second")
+
+    monkeypatch.setattr(caplog.handler, "emit", meanwhile)
+    with caplog.at_level(logging.WARNING):
+        connection.lose("the first")
+    assert [record.getMessage() for record in caplog.records] == [
+        "rollout server http://127.0.0.1:9 is lost: the first"
+    ]
+    connection.close()
+
+
 class Sometimes(Answer):
     """503 while `down`."""
 
