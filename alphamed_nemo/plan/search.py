@@ -25,13 +25,16 @@ FP8: Change = {  # precision=fp8_block
 }
 
 
-def search(cfg: Config, model: Model, gpus: int) -> list[Advice]:
+def search(cfg: Config, model: Model, gpus: int, fp8: bool = True) -> list[Advice]:
     """The layouts of `gpus` GPUs that fit and a training accepts, of either placement and precision, best first.
 
     Of those that differ in recomputation, micro-batch or vLLM's share of memory alone the fastest is taken.
+
+    Args:
+        fp8: whether FP8 is tried beside the precision of `cfg`.
     """
     found: list[Advice] = []
-    for where, precision in product(_placements(cfg, gpus), _precisions(cfg)):
+    for where, precision in product(_placements(cfg, gpus), _precisions(cfg) if fp8 else [{}]):
         changed = apply(cfg, where | precision)
         each = layouts(changed, model, gpus, micro_batches(cfg))
         found += [Advice(where | precision | advice.change, advice.plan) for advice in each]
