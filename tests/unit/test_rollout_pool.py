@@ -112,7 +112,7 @@ def vllm() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), VllmAnswers)
     server.daemon_threads = True
     server.version, server.answers, server.asked = b'{"weight_version": "3"}', [], 0
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
