@@ -13,6 +13,7 @@ of a second and not the seconds that these imports take.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -24,8 +25,16 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["torch", "torch.distributed", "transformers", "megatron.core", "megatron.core.models.gpt.gpt_model"]
-_PRELOAD += ["megatron.core.distributed", "megatron.core.optimizer", "megatron.core.pipeline_parallel"]
+# What ranks use, and what the modules of tests import beside it: a rank would spend seconds on what is missing here.
+_PRELOAD = [
+    "pytest",
+    "alphamed_nemo.quick_imports",  # before anything else that imports transformers
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "alphamed_nemo.grpo.worker",
+]
 
 
 def spawn(fn: Callable[..., Any], ranks: int, *args: Any, timeout_s: float = 180.0) -> list[Any]:
@@ -85,6 +94,7 @@ def _collect(receivers: list[Connection], deadline: float) -> list[Any]:
 
 def _rank(rank: int, ranks: int, folder: str, call: bytes, sender: Connection) -> None:
     """One rank: joins the group, calls the function, sends its result or its traceback."""
+    gc.freeze()  # what was imported stays, and is not looked through in each of them
     try:
         import torch
 
