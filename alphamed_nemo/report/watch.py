@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from alphamed_nemo.config.run_folder import ACCURACY
 from alphamed_nemo.report.advisories import MANY_STEPS, STEPS, TABLE, VALIDATIONS, History, Row
 
 # What most advisories read; a row without one of them (an older run's) is passed over.
 KEYS = ("reward/mean", "effective_query_ratio", "response_length/clip_ratio", "unparsable_ratio")
-ACCURACY = "validation/accuracy"
 
 
 @dataclass(frozen=True)
