@@ -24,8 +24,16 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["torch", "torch.distributed", "transformers", "megatron.core", "megatron.core.models.gpt.gpt_model"]
-_PRELOAD += ["megatron.core.distributed", "megatron.core.optimizer", "megatron.core.pipeline_parallel"]
+# What ranks use, and what the modules of tests import beside it: a rank would spend seconds on what is missing here.
+_PRELOAD = [
+    "pytest",
+    "alphamed_nemo.quick_imports",  # before anything else that imports transformers
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "alphamed_nemo.grpo.worker",
+]
 
 
 def spawn(fn: Callable[..., Any], ranks: int, *args: Any, timeout_s: float = 180.0) -> list[Any]:

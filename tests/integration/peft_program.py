@@ -1,6 +1,6 @@
 """What PEFT computes with an exported adapter, in a process of its own, in float64.
 
-python -m tests.integration.peft_program SOURCE BASE ADAPTER OUT    # SOURCE: unpacked wheels of peft and accelerate
+python -m tests.integration.peft_program SOURCE OUT BASE ADAPTER ...  # SOURCE: unpacked wheels of peft and accelerate
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ from alphamed_nemo.export.logits import probe
 SEQUENCES = probe(64, lengths=(2, 17, 40))
 
 
-def main(source: str, base: str, adapter: str, out: str) -> None:
+def main(source: str, out: str, *folders: str) -> None:
+    """Results by adapter's folder."""
     sys.path.insert(0, source)
+    torch.save(
+        {adapter: of_peft(base, adapter) for base, adapter in zip(folders[::2], folders[1::2], strict=True)}, out
+    )
+
+
+def of_peft(base: str, adapter: str) -> dict[str, Any]:
     from peft import PeftModel
 
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
@@ -30,12 +37,11 @@ def main(source: str, base: str, adapter: str, out: str) -> None:
         model.model.rotary_emb = type(rotary)(model.config)
         logprobs = [logprobs_of(adapted(torch.tensor([ids])).logits[0], ids) for ids in SEQUENCES]
         backward(loss_of(logprobs))
-        found = {
+        return {
             "logprobs": [values.detach() for values in logprobs],
             "gradients": {name: p.grad for name, p in adapted.named_parameters() if p.requires_grad},
             "merged": {name: p.detach() for name, p in adapted.merge_and_unload().named_parameters()},
         }
-    torch.save(found, out)
 
 
 def logprobs_of(logits: Tensor, ids: list[int]) -> Tensor:

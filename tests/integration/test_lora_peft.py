@@ -44,6 +44,22 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return kept
 
 
+@pytest.fixture(scope="module")
+def both(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, dict, dict]]:
+    """By family: the folder of the model, what Megatron computes, what PEFT computes."""
+    folder = tmp_path_factory.mktemp("families")
+    ours, bases = {}, {}
+    for family in FAMILIES:
+        bases[family] = str(write_model(folder / family / "base", family))
+        (ours[family],) = spawn(computed, 1, bases[family], str(folder / family))
+    folders = [part for family in FAMILIES for part in (bases[family], ours[family]["adapter"])]
+    command = [sys.executable, "-m", "tests.integration.peft_program", source, folder / "out.pt", *folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs = torch.load(folder / "out.pt")
+    return {family: (bases[family], ours[family], theirs[ours[family]["adapter"]]) for family in FAMILIES}
+
+
 def computed(hf: str, root: str) -> dict[str, Any]:
     """Log-probs and gradients in float64, merged weights, and the folder of the exported adapter."""
     from alphamed_nemo.export.convert import convert_to_adapter
@@ -87,14 +103,8 @@ def largest(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_log_probs_gradients_and_merged_weights_are_pefts(source: Path, tmp_path: Path, family: str) -> None:
-    hf = str(write_model(tmp_path / "base", family))
-    (ours,) = spawn(computed, 1, hf, str(tmp_path))
-    command = [sys.executable, "-m", "tests.integration.peft_program", source, hf, ours["adapter"], tmp_path / "out.pt"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    theirs = torch.load(tmp_path / "out.pt")
-
+def test_log_probs_gradients_and_merged_weights_are_pefts(both: dict[str, tuple[str, dict, dict]], family: str) -> None:
+    hf, ours, theirs = both[family]
     pairs = zip(ours["logprobs"], theirs["logprobs"], strict=True)
     logprobs = max(largest(values, expected) for values, expected in pairs)
     merged = max(largest(ours["merged"][name], weight) for name, weight in theirs["merged"].items())

@@ -69,7 +69,7 @@ def endpoint(monkeypatch):
 
 @contextmanager
 def _serving(server: Endpoint):
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server
     finally:

@@ -29,7 +29,7 @@ case "$1 ${2:-}" in
         if [[ -n "${SLOW:-}" && "$*" == *"$SLOW"* ]]; then read -r _ <"$HANGING"; fi
         if [[ -n "${HANG:-}" && "$*" == *"$HANG"* ]]; then echo hanging >"$HANGING" && exec sleep 60; fi
         ;;
-    *) echo "ran $*" >>"$CALLS"; exit "${STATUS:-0}" ;;
+    *) echo "ran $*" >>"$CALLS"; if [[ "$*" == *"${FAILS:-}"* ]]; then echo "of $2"; exit "${STATUS:-0}"; fi ;;
 esac
 """
 
@@ -214,13 +214,21 @@ def test_test_chooses_the_folders(clone: Clone, arguments: list[str], pytest_arg
     assert clone.calls()[-1] == f"ran -m pytest -m {pytest_arguments}"
 
 
-def test_check_stops_at_what_fails_first(clone: Clone) -> None:
+def test_check_ends_at_once_where_lint_fails_and_checks_types_beside_the_tests(clone: Clone) -> None:
     assert clone.run("check", "-x")[0] == 0
-    ran = [call for call in clone.calls() if call.startswith("ran -m")]
-    assert [call.split()[2] for call in ran] == ["ruff", "ruff", "basedpyright", "pytest"]
-    assert ran[-1].endswith("tests/unit -x")
+    ran = [call.split() for call in clone.calls() if call.startswith("ran -m")]
+    assert [call[2] for call in ran[:2]] == ["ruff", "ruff"]
+    assert sorted(call[2] for call in ran[2:]) == ["basedpyright", "pytest"]
+    assert ["tests/unit", "-x"] in [call[-2:] for call in ran]
     assert clone.run("check", STATUS="3")[0] == 3
     assert [call.split()[2] for call in clone.calls()] == ["ruff"]
+
+
+@pytest.mark.parametrize("fails", ["basedpyright", "pytest"])
+def test_check_fails_where_the_types_or_the_tests_fail_and_shows_both(clone: Clone, fails: str) -> None:
+    status, out, _ = clone.run("check", STATUS="3", FAILS=fails)
+    assert status != 0 and f"of {fails}" in out
+    assert {"basedpyright", "pytest"} <= {call.split()[2] for call in clone.calls() if call.startswith("ran")}
 
 
 def test_bench_passes_its_rows_on(clone: Clone) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -67,6 +68,23 @@ def test_the_examples_give_their_weighted_sum_and_their_parts():
     assert reasoned.reward == pytest.approx(1.0 + 0.2 * 1.0 + 0.1 * 0.4)
     assert short.reward == pytest.approx(1.0 + 0.2 * 0.5 + 0.1 * 0.9)
     assert (wrong.reason, wrong.parts["length_reward"], wrong.reward) == ("wrong", 0.0, pytest.approx(0.2 * 0.5))
+
+
+@pytest.mark.parametrize(
+    ("level", "metadata", "value"),
+    [(1, {}, 0.9), (4, {}, 0.975), (None, {}, 0.95), (4, {"words": 20}, 0.5)],
+)
+def test_a_harder_question_gives_a_right_answer_more_room(level: int | None, metadata: dict, value: float) -> None:
+    by_level = LENGTH.partition(":")[0] + ":length_reward_by_level"
+    functions = RewardFunctions(RewardConfig(functions=[by_level]))
+    question = replace(QUESTION, level=level, metadata=metadata)
+    text = "word " * 9
+    right, wrong = (
+        RewardItem(rf"{text}\boxed{{{letter}}}", question.answer, question.options, prompt="", question=question)
+        for letter in "BA"
+    )
+    scores = functions.score_all([right, wrong])
+    assert [score.parts["length_reward_by_level"] for score in scores] == [pytest.approx(value), 0.0]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class Answer(BaseHTTPRequestHandler):
 def test_no_connection_is_closed_while_many_threads_share_the_pool():
     """An idle one that is closed may be the one that another thread was just given (seen as EBADF after 300 s)."""
     server = Counting()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     connection = Connection(f"http://127.0.0.1:{server.server_port}", "key", 30.0, 0)
 
     def several(number: int) -> None:
@@ -158,7 +158,7 @@ class Sometimes(Answer):
 
 def test_trouble_and_its_end_are_each_one_line(quick, caplog) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Sometimes)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     connection = Connection(f"http://127.0.0.1:{server.server_port}", "key", 30.0, 3)
     with caplog.at_level(logging.INFO, logger="alphamed_nemo"):
         for _ in range(2):  # a second time of trouble is said again

@@ -112,7 +112,7 @@ def vllm() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), VllmAnswers)
     server.daemon_threads = True
     server.version, server.answers, server.asked = b'{"weight_version": "3"}', [], 0
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -229,15 +229,16 @@ def test_a_weight_version_that_is_none_is_one_line(vllm, version: bytes):
     assert "\n" not in str(refused.value)
 
 
-def test_a_server_that_is_busy_or_unwell_is_asked_again(vllm):
+def test_a_server_that_is_busy_or_unwell_is_asked_again(vllm, monkeypatch):
+    monkeypatch.setattr("alphamed_nemo.rollout.connection.pause_s", lambda *_: 0.05)
     vllm.answers = [(429, b""), (503, b"{}"), (429, b"later"), (502, b"<html>"), (429, b""), (200, one_choice(CHOICE))]
     assert pool_of(vllm, retries=2).generate([[1]])[0][0].response_ids == array("i", [5, 2])
     vllm.answers = [(503, b"<html>\nGone")] * 3
     with pytest.raises(RolloutLost, match="HTTP 503: '<html> Gone' .2 attempts"):
         pool_of(vllm, retries=1).generate([[1]])
     vllm.answers = [(429, b"")] * 100
-    with pytest.raises(RolloutLost, match="for 0.5 s: HTTP 429"):
-        pool_of(vllm, retries=1, timeout_s=0.5).generate([[1]])
+    with pytest.raises(RolloutLost, match="for 3 s: HTTP 429"):
+        pool_of(vllm, retries=1, timeout_s=3.0).generate([[1]])
     vllm.answers = [(404, b"<html>\nNot here")]
     with pytest.raises(RolloutError, match="HTTP 404: '<html> Not here'"):
         pool_of(vllm, retries=3).generate([[1]])
