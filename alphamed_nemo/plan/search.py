@@ -58,7 +58,7 @@ def layouts(cfg: Config, model: Model, gpus: int, tokens: Sequence[int]) -> list
     Args:
         tokens: of a micro-batch, to choose from.
     """
-    aside = cfg.rollout.servers * cfg.plan.gpus_per_node if cfg.rollout.placement == "separate" else 0
+    aside = _aside(cfg)
     for offload in (False, True):
         found: list[Advice] = []
         for divided in _divisions(cfg, model, gpus - aside):
@@ -84,7 +84,7 @@ def present(cfg: Config, gpus: int) -> Config:
     Raises:
         ValueError: they cannot use all of them.
     """
-    aside = cfg.rollout.servers * cfg.plan.gpus_per_node if cfg.rollout.placement == "separate" else 0
+    aside = _aside(cfg)
     ranks = cfg.parallel.tensor * cfg.parallel.pipeline * cfg.parallel.context
     if gpus <= aside or (gpus - aside) % ranks:
         raise ValueError(
@@ -92,6 +92,11 @@ def present(cfg: Config, gpus: int) -> Config:
             f"= {ranks} of these settings"
         )
     return apply(cfg, {"parallel.data": (gpus - aside) // ranks, "plan.gpus": 0})
+
+
+def _aside(cfg: Config) -> int:
+    """GPUs of nodes that sample and do not train."""
+    return cfg.rollout.servers * cfg.plan.gpus_per_node if cfg.rollout.placement == "separate" else 0
 
 
 def _rank(plan: Plan) -> tuple[float, float]:
