@@ -13,6 +13,7 @@ of a second and not the seconds that these imports take.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -93,6 +94,7 @@ def _collect(receivers: list[Connection], deadline: float) -> list[Any]:
 
 def _rank(rank: int, ranks: int, folder: str, call: bytes, sender: Connection) -> None:
     """One rank: joins the group, calls the function, sends its result or its traceback."""
+    gc.freeze()  # what was imported stays, and is not looked through in each of them
     try:
         import torch
 

@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.status import Status
 
+from alphamed_nemo.config.run_folder import ACCURACY
 from alphamed_nemo.report.scale import duration
 from alphamed_nemo.report.watch import Watch
 
@@ -172,7 +173,7 @@ class GrpoProgress:
     def update(self, metrics: Mapping[str, float]) -> None:
         """Show one step, or one validation. `metrics` is a row of metrics.jsonl; absent metrics are left out."""
         step = int(metrics["step"])
-        if metrics.get("validation/accuracy") is not None:
+        if metrics.get(ACCURACY) is not None:
             self._update_validation(step, metrics)
             return
         if step <= self.shown:

@@ -9,6 +9,7 @@ from pathlib import Path
 from alphamed_nemo.config.schema import Config
 
 STATE = "state.json"  # of a checkpoint: the loop's own state beside the policy's
+ACCURACY = "validation/accuracy"  # in a row of metrics.jsonl that a validation wrote
 _OF_STEP = re.compile(r"step_(\d+)(.*)")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alphamed_nemo.config import Config
-from alphamed_nemo.config.run_folder import RunFolder, by_step, step_name
+from alphamed_nemo.config.run_folder import ACCURACY, RunFolder, by_step, step_name
 from alphamed_nemo.data.io import read_questions
 from alphamed_nemo.data.prompts import prompt_settings
 from alphamed_nemo.data.question import Question
@@ -30,7 +30,6 @@ from alphamed_nemo.grpo.recovery import RolloutPlane
 from alphamed_nemo.rollout.pool import RolloutPool
 from alphamed_nemo.rollout.sampling import seeds_of
 
-ACCURACY = "validation/accuracy"
 ENDINGS = {"greedy": ".json", "samples": ".samples.json"}  # of a validation's files
 
 log = logging.getLogger(__name__)

@@ -49,7 +49,8 @@ def main(ranks: int, port: int, module: str, arguments: list[str]) -> None:
         ChildFailedError: one did not; the others were stopped.
     """
     signal.signal(signal.SIGTERM, pass_on)
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["alphamed_nemo.quick_imports", module])
+    os.environ["ALPHAMED_RANK_MODULE"] = module
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["alphamed_nemo.launch.preload"])
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -25,13 +25,16 @@ FP8: Change = {  # precision=fp8_block
 }
 
 
-def search(cfg: Config, model: Model, gpus: int) -> list[Advice]:
+def search(cfg: Config, model: Model, gpus: int, fp8: bool = True) -> list[Advice]:
     """The layouts of `gpus` GPUs that fit and a training accepts, of either placement and precision, best first.
 
     Of those that differ in recomputation, micro-batch or vLLM's share of memory alone the fastest is taken.
+
+    Args:
+        fp8: whether FP8 is tried beside the precision of `cfg`.
     """
     found: list[Advice] = []
-    for where, precision in product(_placements(cfg, gpus), _precisions(cfg)):
+    for where, precision in product(_placements(cfg, gpus), _precisions(cfg) if fp8 else [{}]):
         changed = apply(cfg, where | precision)
         each = layouts(changed, model, gpus, micro_batches(cfg))
         found += [Advice(where | precision | advice.change, advice.plan) for advice in each]
@@ -55,7 +58,7 @@ def layouts(cfg: Config, model: Model, gpus: int, tokens: Sequence[int]) -> list
     Args:
         tokens: of a micro-batch, to choose from.
     """
-    aside = cfg.rollout.servers * cfg.plan.gpus_per_node if cfg.rollout.placement == "separate" else 0
+    aside = _aside(cfg)
     for offload in (False, True):
         found: list[Advice] = []
         for divided in _divisions(cfg, model, gpus - aside):
@@ -81,7 +84,7 @@ def present(cfg: Config, gpus: int) -> Config:
     Raises:
         ValueError: they cannot use all of them.
     """
-    aside = cfg.rollout.servers * cfg.plan.gpus_per_node if cfg.rollout.placement == "separate" else 0
+    aside = _aside(cfg)
     ranks = cfg.parallel.tensor * cfg.parallel.pipeline * cfg.parallel.context
     if gpus <= aside or (gpus - aside) % ranks:
         raise ValueError(
@@ -89,6 +92,11 @@ def present(cfg: Config, gpus: int) -> Config:
             f"= {ranks} of these settings"
         )
     return apply(cfg, {"parallel.data": (gpus - aside) // ranks, "plan.gpus": 0})
+
+
+def _aside(cfg: Config) -> int:
+    """GPUs of nodes that sample and do not train."""
+    return cfg.rollout.servers * cfg.plan.gpus_per_node if cfg.rollout.placement == "separate" else 0
 
 
 def _rank(plan: Plan) -> tuple[float, float]:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 # Packs are cut to a multiple of this many tokens, which suits matrix kernels and any tensor-parallel split of them.
+# Micro-batches are nearly full, so a run meets few lengths: 1 to 11 in 160 updates of the size presets
+# (benchmarks/results/2026-11-27-packing.md).
 _LENGTH_MULTIPLE = 128
 
 
@@ -183,9 +185,10 @@ def _check(index: int, sequence: TrainSequence, limit: int) -> None:
 def divide(lengths: list[int], limit: int, data_size: int) -> list[list[int]]:
     """Indices of sequences for each micro-batch; the number of micro-batches is a multiple of `data_size`.
 
-    Balanced by tokens, not by operations. Padding makes all rows equally long, so that only attention differs.
-    Simulated for 2,048 responses of an 8B model, the slowest of 32 data-parallel ranks has 0.7% more than the mean to
-    compute in rows of 8,192 tokens, and 2.5% in rows of 32,768, where what one long sequence costs cannot be divided.
+    Balanced by tokens, not by operations: padding makes all rows equally long, so that only attention differs. What
+    that costs was counted for 1,024 sequences of 8B and 70B models: the slowest of 32 data-parallel ranks has 0.03%
+    more than the mean to compute with the lengths of the size presets, and 2.2% with sequences of up to 32,768 tokens,
+    which is 0.4% of such a step, since sampling takes most of it (benchmarks/results/2026-11-27-packing.md).
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     fewest = math.ceil(sum(lengths) / limit)

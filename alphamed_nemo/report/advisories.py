@@ -6,7 +6,7 @@ One table. Each advisory reads rows of metrics.jsonl and nothing else, so that p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -53,6 +53,7 @@ class Advisory:
         reason: why this much.
         remedy: what to try.
         finds: what was found, in words with its numbers; "" where there is nothing.
+        about: what of the run it was found in; a warning that holds is told again once there is more of it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Advisory:
     reason: str
     remedy: str
     finds: Callable[[History], str]
+    about: Callable[[History], Collection[str]] = lambda _: ()
 
 
 def right(row: Row) -> float:
@@ -105,14 +107,17 @@ def _no_gradient(history: History) -> str:
 LEVEL = "effective_query_ratio/L"
 
 
-def _level_without_gradient(history: History) -> str:
+def _flat_levels(history: History) -> list[str]:
+    """Levels without a gradient, as L1; [] where none has one, of which "no gradient" tells."""
     rows = history.last(MANY_STEPS)
     names = [name for name in (rows[-1] if rows else ()) if name.startswith(LEVEL)]
     flat = [name for name in names if values(rows, name) and not any(values(rows, name))]
-    if not flat or len(flat) == len(names):  # all of them: "no gradient" says so
-        return ""
-    levels = ", ".join(f"L{name.removeprefix(LEVEL)}" for name in flat)
-    return f"questions of {levels} gave no gradient for {MANY_STEPS} steps"
+    return [f"L{name.removeprefix(LEVEL)}" for name in flat] if len(flat) < len(names) else []
+
+
+def _level_without_gradient(history: History) -> str:
+    levels = ", ".join(_flat_levels(history))
+    return f"questions of {levels} gave no gradient for {MANY_STEPS} steps" if levels else ""
 
 
 def _all_truncated(history: History) -> str:
@@ -252,8 +257,10 @@ TABLE = (
         "level without a gradient",
         f"all groups of a level have equal rewards for {MANY_STEPS} steps, and those of another have not",
         f"a level has few questions in a batch, so it takes {MANY_STEPS} of them to tell",
-        "leave the level out (label.up_to, grpo.questions), or have such groups replaced (grpo.dynamic_sampling)",
+        "leave the level out (label.first, label.up_to, grpo.questions), or have such groups replaced "
+        "(grpo.dynamic_sampling)",
         _level_without_gradient,
+        _flat_levels,
     ),
     Advisory(
         "all truncated",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from alphamed_nemo.config.run_folder import ACCURACY
 from alphamed_nemo.data.difficulty import expected_effective
 from alphamed_nemo.report.run_data import CORRECT, Evaluation, RunData
 from alphamed_nemo.report.scale import number, percent
@@ -18,7 +19,6 @@ BINS = (1, 2, 5, 10, 25, 50, 100, 250)  # tokens
 LEVELS_SHOWN = 8
 PARTS_SHOWN = 8  # as many as there are colours
 WINDOWS = 6
-ACCURACY = "validation/accuracy"
 TIMINGS = ("generation", "reward", "old_logprobs", "training", "refit", "checkpoint")
 
 
@@ -77,7 +77,7 @@ def validation(run: RunData) -> Figure | None:
     if not x:
         return None
     series = [Series("greedy answers", x, y, 1)]
-    low, high = (run.series(f"validation/accuracy_{end}")[1] for end in ("low", "high"))
+    low, high = (run.series(f"{ACCURACY}_{end}")[1] for end in ("low", "high"))
     names = {name for row in run.metrics for name in row if name.startswith(("validation/mean@", "validation/pass@"))}
     for colour, name in enumerate(sorted(names), start=2):
         series.append(Series(name.removeprefix("validation/"), *run.series(name), colour))

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from alphamed_nemo.config.run_folder import ACCURACY
 from alphamed_nemo.report.advisories import MANY_STEPS, STEPS, TABLE, VALIDATIONS, History, Row
 
 # What most advisories read; a row without one of them (an older run's) is passed over.
 KEYS = ("reward/mean", "effective_query_ratio", "response_length/clip_ratio", "unparsable_ratio")
-ACCURACY = "validation/accuracy"
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Notice:
 class Watch:
     """Sees the rows of metrics.jsonl in order and says what is new.
 
-    Each advisory is told once, and again only after it has ceased to hold.
+    Each advisory is told once, and again only after it has ceased to hold, or once it holds of more (another level).
     """
 
     def __init__(self) -> None:
         self.history = History()
-        self.told: set[str] = set()
+        self.told: dict[str, set[str]] = {}  # name of an advisory that holds → what it is about
         self.rewards: list[float] = []  # since the last validation
 
     def see(self, row: Row) -> list[Notice]:
@@ -48,9 +48,10 @@ class Watch:
         history.rows = [*history.rows, row][-MANY_STEPS:]
         self.rewards.append(row["reward/mean"])
         found = {each.name: text for each in TABLE if (text := each.finds(history))}
-        new = _notices(row, {name: text for name, text in found.items() if name not in self.told})
-        self.told = set(found)
-        return new
+        about = {each.name: set(each.about(history)) for each in TABLE if each.name in found}
+        new = {name: text for name, text in found.items() if name not in self.told or about[name] - self.told[name]}
+        self.told = about
+        return _notices(row, new)
 
     def _see_validation(self, row: Row) -> list[Notice]:
         if not self.rewards:  # that of the base model

@@ -1,4 +1,4 @@
-"""One vLLM server for all integration tests: starting it costs a quarter of a minute."""
+"""One vLLM server for all integration tests, as starting it costs a quarter of a minute; and a launcher for each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from alphamed_nemo.config import Config
 from alphamed_nemo.launch.components import Component, free_port
+from alphamed_nemo.launch.local import Launcher
 from alphamed_nemo.rollout.connection import Connection, connect
 from alphamed_nemo.rollout.pool import RolloutPool
 from alphamed_nemo.rollout.vllm_command import vllm_command
@@ -93,6 +94,12 @@ def wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
         except httpx.TransportError:
             time.sleep(0.1)
     pytest.fail(f"vLLM was not ready within {START_TIMEOUT_S:.0f} s:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    with Launcher(tmp_path / "logs") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
-"""What PEFT computes with an exported adapter, in a process of its own, in float64.
+"""What PEFT computes with exported adapters, in a process of its own, in float64.
 
-python -m tests.integration.peft_program SOURCE OUT BASE ADAPTER ...  # SOURCE: unpacked wheels of peft and accelerate
+python -m tests.integration.peft_program SOURCE OUT BASE ADAPTER    # SOURCE: unpacked wheels of peft and accelerate
+
+More pairs of a base model and an adapter may follow.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def test_every_size_passes_over_the_papers_data_at_least_once(size: str, tmp_pat
     assert passes is not None and passes.count >= 1
     # The studies are tested with one size, so all must have the same questions and batch.
     cfg.data.thinking = None  # of Qwen3's template alone
+    cfg.grpo.tokens_per_microbatch = other.grpo.tokens_per_microbatch  # part of the layout
     assert [getattr(cfg, group) for group in ("grpo", "label", "data", "sources")] == [
         getattr(other, group) for group in ("grpo", "label", "data", "sources")
     ]

@@ -23,9 +23,9 @@ from alphamed_nemo.plan.text import change_text, plan_text
 LAYOUTS = [(f"grpo_{size}", "tp2", copies) for size in ("3b", "7b", "8b") for copies in (4, 8, 16, 32)]
 LAYOUTS += [(f"grpo_{size}", "tp2", copies) for size in ("llama32_3b", "qwen3_4b", "qwen3_8b") for copies in (4, 32)]
 LAYOUTS += [("grpo_qwen3_14b", "tp4", copies) for copies in (2, 4, 16)]
-LAYOUTS += [("grpo_qwen3_32b", "tp8_pp2", copies) for copies in (1, 2, 8)]
+LAYOUTS += [("grpo_qwen3_32b", "tp4_pp2", copies) for copies in (2, 4, 16)]
 LAYOUTS += [("grpo_3b", "tp2", 64), ("grpo_7b", "tp4", 32), ("grpo_8b", "tp4", 32)]
-LAYOUTS += [("grpo_70b", "tp8_pp4", 1), ("grpo_70b", "tp8_pp2", 4), ("grpo_70b", "tp8_pp2", 8)]
+LAYOUTS += [("grpo_70b", "tp4_pp8", 1), ("grpo_70b", "tp8_pp2", 4), ("grpo_70b", "tp8_pp2", 8)]
 
 
 def experiment(name: str, *overrides: str) -> Config:

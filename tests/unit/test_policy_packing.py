@@ -1,9 +1,10 @@
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, empty_like, pack
+from alphamed_nemo.policy.packing import PackedBatch, TrainSequence, divide, empty_like, pack, share_out
 
 
 def make(prompt: int, response: int, base: int = 1) -> TrainSequence:
@@ -178,3 +179,34 @@ def test_empty_like_has_the_same_fields_and_no_targets():
 def test_unusable_sequences_are_refused(sequences, message):
     with pytest.raises(ValueError, match=message):
         pack(sequences, 10)
+
+
+# Operations of a row of an 8B model, forward: matrices for each place, attention by the square of a sequence's length.
+LAYERS, HIDDEN, FFN, KEYS = 32, 4096, 14336, 1024
+OF_A_PLACE = 2 * LAYERS * (2 * HIDDEN * (HIDDEN + KEYS) + 3 * HIDDEN * FFN)
+OF_A_SQUARE = 4 * LAYERS * HIDDEN / 2  # scores and values, the causal half
+
+
+@pytest.mark.parametrize(
+    ("limit", "mean", "longest", "sigma", "most"), [(8192, 800, 2048, None, 0.001), (32768, 8000, 32000, 1.0, 0.03)]
+)
+def test_ranks_balanced_by_tokens_are_nearly_balanced_by_operations(
+    limit: int, mean: int, longest: int, sigma: float | None, most: float
+) -> None:
+    random, ranks = numpy.random.default_rng(0), 32
+    drawn = random.exponential(1, 1024) if sigma is None else random.lognormal(-(sigma**2) / 2, sigma, 1024)
+    lengths = (200 + numpy.minimum(mean * drawn, longest).astype(int)).tolist()
+    rows = divide(lengths, limit, ranks)
+    assert max(sum(lengths[i] for i in row) for row in rows) <= limit
+    costs = [limit * OF_A_PLACE + OF_A_SQUARE * sum(lengths[i] ** 2 for i in row) for row in rows]
+    each = [sum(costs[rank::ranks]) for rank in range(ranks)]
+    assert max(each) * ranks / sum(each) - 1 < most
+
+
+def test_a_run_meets_few_lengths_of_rows() -> None:
+    random, lengths = numpy.random.default_rng(0), set()
+    for _ in range(12):
+        responses = numpy.minimum(random.exponential(870, 1024), 2048).astype(int)
+        sequences = [TrainSequence([1] * 200, [1] * (1 + response)) for response in responses]
+        lengths.add(share_out(sequences, 8192, data_size=8).length)
+    assert len(lengths) <= 5 and all(length % 128 == 0 and length <= 8192 for length in lengths)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from alphamed_nemo.cli.progress import GrpoProgress
-from alphamed_nemo.report.advisories import MANY_STEPS, STEPS, TABLE
+from alphamed_nemo.report.advisories import LEVEL, MANY_STEPS, STEPS, TABLE
 from alphamed_nemo.report.html import build_report
 from alphamed_nemo.report.watch import Notice, Watch, notices
 from tests.unit.synthetic_run import make_run
@@ -150,6 +150,16 @@ def test_it_is_told_again_after_it_has_ceased():
     assert len(told(*[row] * 4, {}, *[row] * 4)) == 2
 
 
+def test_each_level_without_a_gradient_is_named_once_it_has_none():
+    sixth = {"effective_query_ratio/L6": 0.0}
+    both = sixth | {"effective_query_ratio/L1": 0.0, "effective_query_ratio/L3": 0.9}
+    notices = run_of(*[sixth] * MANY_STEPS, *[both] * (MANY_STEPS + 5))
+    assert [(notice.step, notice.name, notice.text.partition(" gave")[0]) for notice in notices] == [
+        (MANY_STEPS, "level without a gradient", "questions of L6"),
+        (2 * MANY_STEPS, "level without a gradient", "questions of L1, L6"),
+    ]
+
+
 def stretches(*pairs: tuple[float, float]) -> Rows:
     """Rows of two steps and their validation, for each (mean reward, accuracy)."""
     rows: Rows = [{"validation/accuracy": 0.3}]  # of the base model
@@ -215,6 +225,17 @@ def test_the_report_shows_what_the_run_was_warned_of(tmp_path: Path):
     file.write_text("".join(json.dumps(row | {"response_length/clip_ratio": 0.9}) + "\n" for row in rows))
     page = build_report(folder).read_text()
     assert "<h2>Warnings</h2>" in page and "<td>step 3</td><td>truncated</td><td>90% of the responses" in page
+
+
+def test_the_report_names_the_level_without_a_gradient(tmp_path: Path):
+    folder = make_run(tmp_path / "run")
+    file = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [{name: value for name, value in row.items() if not name.startswith(LEVEL)} for row in rows]
+    levels = {f"{LEVEL}1": 0.5, f"{LEVEL}4": 0.0}
+    file.write_text("".join(json.dumps(row | levels) + "\n" for row in rows))
+    page = build_report(folder).read_text()
+    assert "<td>level without a gradient</td><td>questions of L4 gave no gradient for 10 steps" in page
 
 
 def test_the_page_shows_the_table():

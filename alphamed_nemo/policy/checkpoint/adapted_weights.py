@@ -14,7 +14,6 @@ from alphamed_nemo.config import LoraConfig
 from alphamed_nemo.policy.checkpoint import manifest
 from alphamed_nemo.policy.checkpoint import tensors as checkpoint_tensors
 from alphamed_nemo.policy.checkpoint.stored_weights import CheckpointWeights, in_memory, without_factories
-from alphamed_nemo.policy.checkpoint.tensors import CheckpointError
 from alphamed_nemo.policy.lora import SUFFIX, adapters_of, add_adapters, merge
 from alphamed_nemo.policy.model import DTYPES, build_skeleton
 from alphamed_nemo.policy.weights.binding import bind
@@ -65,8 +64,7 @@ class AdaptedWeights:
     """
 
     def __init__(self, hf_config: Any, folder: Path, base: Path) -> None:
-        if problems := manifest.damage(folder, checksums=False):
-            raise CheckpointError(f"{folder}: {'; '.join(problems)}")
+        manifest.refuse_damaged(folder)
         lora = lora_of(folder)
         assert lora is not None, f"{folder} holds all weights"
         self.lora, self.folder, self.base = lora, folder, base

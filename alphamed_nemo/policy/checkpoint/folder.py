@@ -165,9 +165,7 @@ def _sharded_state(policy: Saved, loading: bool) -> dict[str, Any]:
 
 def _load_into(policy: Saved, folder: Path) -> dict[str, Any]:
     """Fills the model and returns the loaded state dict."""
-    problems = manifest.damage(folder, checksums=False)
-    if problems:
-        raise CheckpointError(f"{folder}: {'; '.join(problems)}")
+    manifest.refuse_damaged(folder)
     if policy.optimizer is not None and not manifest.read(folder)["optimizer"]:
         raise CheckpointError(
             f"{folder}: holds weights alone, without an optimizer's state, so training cannot resume from it. To start "

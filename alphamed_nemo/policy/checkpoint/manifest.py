@@ -148,6 +148,16 @@ def damage(folder: Path, checksums: bool = True, share: tuple[int, int] = (0, 1)
     return sorted(problem for problem in problems if problem)
 
 
+def refuse_damaged(folder: Path) -> None:
+    """Compares the sizes of a checkpoint's files, not their contents.
+
+    Raises:
+        CheckpointError: a file is missing or has another size, or the manifest is damaged; names the folder.
+    """
+    if problems := damage(folder, checksums=False):
+        raise CheckpointError(f"{folder}: {'; '.join(problems)}")
+
+
 def _read(folder: Path) -> Manifest:
     """As `read`, but the messages do not name the folder."""
     try:

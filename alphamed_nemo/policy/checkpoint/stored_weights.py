@@ -32,8 +32,7 @@ class CheckpointWeights:
 
     def __init__(self, skeleton: GPTModel, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if problems := manifest.damage(self.folder, checksums=False):
-            raise CheckpointError(f"{self.folder}: {'; '.join(problems)}")
+        manifest.refuse_damaged(self.folder)
         shards = checkpoint_tensors.of_model(skeleton).items()
         self._shards = {name: shard for name, shard in shards if not name.endswith("_extra_state")}
         self._check()
