@@ -42,8 +42,8 @@ DATA_RANKS = 16
 VOCABULARY = 128_256
 MODEL = Dimensions(FAMILIES["llama"], 4096, 14336, 32, 32, 8, 128, VOCABULARY, tied=False)  # Llama 3.1 8B
 ROUNDS = 8  # batches in a row at the nodes' rate
-# As predicted by `./run plan experiment=grpo_8b plan.gpu=h100 parallel.data=32 rollout.placement=separate
-# rollout.servers=8 grpo.staleness=1`, 128 GPUs: seconds of a step and of a token, and mean tokens of a response.
+# As predicted by `./run plan experiment=grpo_8b plan.gpu=h100 cluster=8b_128`: seconds of a step and of a token, and
+# mean tokens of a response.
 STEP_S, TOKEN_S, MEAN = 13.4, 0.004, 800
 
 
