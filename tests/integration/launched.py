@@ -16,7 +16,7 @@ import pytest
 from alphamed_nemo.launch.components import Component, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 60
+LIMIT_S = 180  # for what should take seconds
 
 
 def script(name: str, code: str, **settings) -> Component:
