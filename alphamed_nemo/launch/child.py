@@ -177,8 +177,10 @@ def clear(scratch: str, shared_memory: bool) -> None:
     except OSError:
         return
     if shared_memory:
+        # Before looking who uses what: one that is made meanwhile is not among them.
+        segments = list(SHARED_MEMORY.iterdir()) if SHARED_MEMORY.is_dir() else []
         used = segments_in_use()
-        for segment in SHARED_MEMORY.iterdir() if SHARED_MEMORY.is_dir() else ():
+        for segment in segments:
             try:
                 found = segment.stat()
                 ours = found.st_uid == os.geteuid() and found.st_ctime >= begun and SEGMENT.match(segment.name)

@@ -348,9 +348,9 @@ def of_recipe(log: Path) -> list[int]:
 
 def leaked_segments(since: float) -> list[str]:
     """Shared memory that was made since a time, by names as our libraries give them, and that nobody has open."""
-    used = segments_in_use()
-    found = (p for p in SHARED_MEMORY.iterdir() if SEGMENT.match(p.name) and p.stat().st_ino not in used)
-    return [path.name for path in found if path.stat().st_ctime >= since]
+    found = [(path.name, path.stat()) for path in SHARED_MEMORY.iterdir() if SEGMENT.match(path.name)]
+    used = segments_in_use()  # after them: one that is made meanwhile is in use
+    return [name for name, status in found if status.st_ino not in used and status.st_ctime >= since]
 
 
 def record(run: RunFolder) -> dict[str, object]:

@@ -184,7 +184,12 @@ RANK = """
 import pathlib, signal, sys, time
 print("importing", flush=True)
 sys.stdin.readline()
-signal.signal(signal.SIGUSR1, lambda *_: sys.exit("saved"))
+
+def save(*_):
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as a rank does: the interpreter's end restores the default
+    sys.exit("saved")
+
+signal.signal(signal.SIGUSR1, save)
 print("listening", flush=True)
 while True:
     time.sleep(0.1)  # signal.pause would miss one that comes just before it

@@ -27,6 +27,26 @@ def scratch(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+def test_a_segment_that_is_made_while_the_users_are_looked_for_stays(
+    scratch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run's, whose process has been looked at already."""
+    made: list[SharedMemory] = []
+    look = child.segments_in_use
+
+    def meanwhile() -> set[int]:
+        found = look()
+        made.append(SharedMemory(create=True, size=8))
+        return found
+
+    monkeypatch.setattr(child, "segments_in_use", meanwhile)
+    child.clear(scratch, shared_memory=True)
+    (memory,) = made
+    assert (child.SHARED_MEMORY / memory.name).exists()
+    memory.close()
+    memory.unlink()
+
+
 def test_segments_and_semaphores_of_living_processes_stay(scratch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A wrapper leaves itself out of all processes; here it is this one that has made everything, and that lives.
     monkeypatch.setattr(
