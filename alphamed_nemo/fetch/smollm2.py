@@ -80,7 +80,9 @@ def dequantise(packages: str, out: str) -> None:
     """GGUF → safetensors. Run where nothing else is: puts `packages` on the path."""
     sys.path.insert(0, packages)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from alphamed_nemo.quick_imports import AutoTokenizer
 
     folder, name = str(Path(packages, GGUF).parent), Path(GGUF).name
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)

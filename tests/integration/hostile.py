@@ -80,12 +80,13 @@ def start_server(log: Path, *arguments: str, api_key: str = "") -> Server:
         environment = os.environ | {"ALPHAMED_REWARD_API_KEY": api_key}
         process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env=environment)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
-                return Server(process, port, log)
-        except httpx.TransportError:
-            time.sleep(0.05)
+    with httpx.Client(timeout=2) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if client.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                    return Server(process, port, log)
+            except httpx.TransportError:
+                time.sleep(0.05)
     raise RuntimeError(f"the reward server did not come up:\n{log.read_text()}")
 
 
